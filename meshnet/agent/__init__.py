@@ -1,0 +1,1 @@
+"""Shell. The process on every node."""

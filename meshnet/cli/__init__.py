@@ -1,0 +1,1 @@
+"""Face. The `meshnet` command."""

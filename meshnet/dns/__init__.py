@@ -1,0 +1,1 @@
+"""Shell. The zone, the answers, and the process that serves them."""

@@ -1,0 +1,1 @@
+"""Drivers. The only package that talks to the kernel."""

@@ -1,0 +1,153 @@
+"""Pure. Facts and their merge: highest sequence per slot; order, repetition and carrier do not matter.
+
+A fact is one signed sentence. Its slot is (writer, kind, key): a newer fact replaces an older one
+in the same slot, and a fact without a body deletes. Two facts with the same slot and sequence can
+only come from a writer that contradicts itself; the greater payload wins, so that all who saw both
+agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from meshnet.model.keys import IdentityKey
+from meshnet.model.records import Attachment, Instance, NodeRecord, Record
+from meshnet.model.statements import (
+    Coordinators,
+    Issuer,
+    Lease,
+    Membership,
+    Mesh,
+    Network,
+    Revocation,
+    Statement,
+    StaticRecord,
+)
+
+STATEMENTS: dict[str, type[Statement]] = {
+    kind.KIND: kind
+    for kind in (
+        Issuer,
+        Mesh,
+        Membership,
+        Network,
+        Lease,
+        StaticRecord,
+        Revocation,
+        Coordinators,
+    )
+}
+RECORDS: dict[str, type[Record]] = {kind.KIND: kind for kind in (NodeRecord, Attachment, Instance)}
+
+
+class Slot(NamedTuple):
+    """What a fact is about: one writer's word on one key of one kind."""
+
+    writer: IdentityKey
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """A fact whose signature holds. `body` is None for a deletion and for a kind we do not know.
+
+    `payload` and `signature` are the bytes as they came: passing them on loses nothing.
+    """
+
+    slot: Slot
+    sequence: int
+    body: Statement | Record | None
+    deleted: bool
+    payload: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+    @property
+    def rank(self) -> tuple[int, bytes]:
+        return self.sequence, self.payload
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that stand for this fact in a digest of many."""
+        return hashlib.sha256(self.payload).digest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fact) and self.payload == other.payload
+
+    def __hash__(self) -> int:
+        return hash(self.payload)
+
+    def __str__(self) -> str:
+        word = "deleted " if self.deleted else ""
+        return f"{word}{self.slot.kind} {self.slot.key!r} #{self.sequence} by {self.slot.writer}"
+
+
+class FactSet:
+    """The newest fact of every slot, grouped by writer, with a digest kept as facts come and go."""
+
+    def __init__(self, facts: Iterable[Fact] = ()) -> None:
+        self._by_writer: dict[IdentityKey, dict[Slot, Fact]] = {}
+        self._digest = 0
+        self.merge(facts)
+
+    def merge(self, facts: Iterable[Fact]) -> list[Fact]:
+        """Take in what is newer than what is known; return those facts, in the order given."""
+        return [fact for fact in facts if self._put(fact)]
+
+    def _put(self, fact: Fact) -> bool:
+        mine = self._by_writer.setdefault(fact.slot.writer, {})
+        known = mine.get(fact.slot)
+        if known is not None:
+            if known.rank >= fact.rank:
+                return False
+            self._digest ^= int.from_bytes(known.digest, "big")
+        mine[fact.slot] = fact
+        self._digest ^= int.from_bytes(fact.digest, "big")
+        return True
+
+    def forget(self, writer: IdentityKey) -> None:
+        """Drop all facts of a writer, as for one that is no member and fills our memory."""
+        for fact in self._by_writer.pop(writer, {}).values():
+            self._digest ^= int.from_bytes(fact.digest, "big")
+
+    def get(self, slot: Slot) -> Fact | None:
+        return self._by_writer.get(slot.writer, {}).get(slot)
+
+    def of(self, writer: IdentityKey) -> list[Fact]:
+        """Return a writer's facts, sorted by slot."""
+        return sorted(self._by_writer.get(writer, {}).values(), key=lambda fact: fact.slot)
+
+    @property
+    def writers(self) -> list[IdentityKey]:
+        return sorted(self._by_writer)
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits, equal for equal sets whatever the order of arrival."""
+        return f"{self._digest:032x}"
+
+    def vector(self) -> dict[IdentityKey, int]:
+        """Return the highest sequence known of every writer."""
+        return {
+            writer: max(fact.sequence for fact in facts.values())
+            for writer, facts in sorted(self._by_writer.items())
+            if facts
+        }
+
+    def since(self, vector: dict[IdentityKey, int]) -> list[Fact]:
+        """Return the facts that a holder of `vector` lacks, older first."""
+        missing = [fact for fact in self if fact.sequence > vector.get(fact.slot.writer, -1)]
+        return sorted(missing, key=lambda fact: (fact.sequence, fact.slot))
+
+    def __iter__(self) -> Iterator[Fact]:
+        for writer in self.writers:
+            yield from self.of(writer)
+
+    def __len__(self) -> int:
+        return sum(len(facts) for facts in self._by_writer.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FactSet) and list(self) == list(other)

@@ -1,0 +1,1 @@
+"""Pure. Which endpoint to use for which peer, and when to try another one."""

@@ -1,0 +1,1 @@
+"""Pure. The wire form of facts, tokens and requests, and nothing else."""
