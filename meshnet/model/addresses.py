@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from abc import ABC
+from abc import ABCMeta
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     Prefix = IPv4Network | IPv6Network
 else:
     # One class for both families, since the codec takes no union of foreign types.
-    class Address(ABC):
+    class Address(metaclass=ABCMeta):
         """An IPv4 or IPv6 address."""
 
-    class Prefix(ABC):
+    class Prefix(metaclass=ABCMeta):
         """An IPv4 or IPv6 prefix."""
 
     for _family in (IPv4Address, IPv6Address):
@@ -114,13 +114,13 @@ def vtep_mac(vni: int, node_id: str) -> str:
 
 
 def mesh_prefix6(root_key: bytes) -> IPv6Network:
-    """Return the mesh's ULA /48 (RFC 4193, section 3.2.2), its global id taken from the root key."""
+    """Return the ULA /48 of the mesh (RFC 4193, section 3.2.2), from the root key."""
     global_id = hashlib.sha256(b"meshnet ula\0" + root_key).digest()[:5]
     return IPv6Network((b"\xfd" + global_id + bytes(10), 48))
 
 
 def node_address6(prefix: IPv6Network, node_id: str) -> IPv6Address:
-    """Return a node's mesh address: subnet 0 of the mesh's /48, its interface id from the node id."""
+    """Return a mesh address in subnet 0 of the /48; the interface id comes from the node id."""
     suffix = hashlib.sha256(b"meshnet node address\0" + node_id.encode()).digest()[:8]
     return IPv6Address(int(prefix.network_address) | int.from_bytes(suffix, "big"))
 
