@@ -1,4 +1,4 @@
-"""Pure. Facts and their merge: highest sequence per slot; order, repetition and carrier do not matter.
+"""Pure. Facts and their merge: the highest sequence of a slot, in whatever order it came.
 
 A fact is one signed sentence. Its slot is (writer, kind, key): a newer fact replaces an older one
 in the same slot, and a fact without a body deletes. Two facts with the same slot and sequence can

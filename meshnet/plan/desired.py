@@ -1,0 +1,208 @@
+"""Pure. From the view and what this node knows of itself to the desired state of its host.
+
+A network lives on this host when a port of this host is on it. Entries of a network (FDB and
+neighbours) come from attachments of other nodes and from nothing else. A remote attachment's MAC
+counts only if it is the one that belongs to its address, or if nobody else's is the same: so no
+node can draw another's frames to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_interface, ip_network
+
+from meshnet.model.addresses import (
+    Address,
+    Endpoint,
+    Interface,
+    Prefix,
+    attachment_mac,
+    gateway,
+    gateway_mac,
+    vtep_mac,
+)
+from meshnet.model.keys import PrivateKey, PublicKey
+from meshnet.model.records import Attachment
+from meshnet.model.statements import Network
+from meshnet.model.view import Node, View
+from meshnet.plan.mtu import network_mtu
+from meshnet.plan.state import HOST, VXLAN_PORT, Guard, Host, Peer, Port, Segment, Tunnel
+
+KEEPALIVE_BEHIND_NAT = 25
+"""Seconds; shorter than the UDP mapping time-out of common NATs (RFC 4787, section 4.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPort:
+    """One attachment of this node and the namespace it is in (`netns` HOST for the host itself)."""
+
+    attachment: Attachment
+    netns: str
+    inode: int
+    interface: str
+
+    @property
+    def veth(self) -> str:
+        """The name of the end on the bridge: from the MAC, which is unique within the network."""
+        return "p" + self.attachment.mac.replace(":", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What this node knows of itself. `endpoints`: what path selection wants set now."""
+
+    node: str
+    tunnel: str
+    private_key: PrivateKey
+    listen_port: int
+    mtu: int
+    ports: tuple[LocalPort, ...] = ()
+    endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=dict)
+    behind_nat: bool = False
+    agent_port: int = 7420
+
+
+def desired(view: View, local: Local) -> Host:
+    """Return all that should be on this host; an empty host while it is no member."""
+    me = view.nodes.get(local.node)
+    mesh = view.statements.mesh
+    if me is None or mesh is None:
+        return Host()
+    prefixes: frozenset[Prefix] = frozenset({mesh.prefix4, mesh.prefix6})
+    addresses: frozenset[Interface] = frozenset(
+        ip_interface(address) for address in (me.membership.address4, me.membership.address6)
+    )
+    tunnel = Tunnel(
+        name=local.tunnel,
+        private_key=local.private_key,
+        listen_port=local.listen_port,
+        mtu=local.mtu,
+        addresses=addresses,
+        routes=prefixes,
+        peers=_peers(view, local),
+    )
+    guard = Guard(local.tunnel, prefixes, frozenset({VXLAN_PORT}))
+    return Host(tunnel, guard, _segments(view, local, me))
+
+
+def _peers(view: View, local: Local) -> dict[PublicKey, Peer]:
+    keepalive = KEEPALIVE_BEHIND_NAT if local.behind_nat else 0
+    return {
+        node.record.wireguard[0]: Peer(
+            allowed_ips=allowed_ips(node),
+            endpoint=local.endpoints.get(node.record.wireguard[0]),
+            keepalive=keepalive,
+        )
+        for node in view.nodes.values()
+        if node.record is not None and node.id != local.node
+    }
+
+
+def allowed_ips(node: Node) -> frozenset[Prefix]:
+    """Return a node's mesh addresses as prefixes: they are its VTEPs and all it may send from."""
+    addresses = (node.membership.address4, node.membership.address6)
+    return frozenset(ip_network(address) for address in addresses)
+
+
+def tunnel_mtus(view: View, own: int) -> list[int]:
+    """Return the tunnel MTU of every node that has said one, and ours."""
+    return [own, *(node.record.mtu for node in view.nodes.values() if node.record)]
+
+
+def _segments(view: View, local: Local, me: Node) -> dict[str, Segment]:
+    mtu = network_mtu(tunnel_mtus(view, local.mtu))
+    used = sorted({port.attachment.network for port in local.ports})
+    return {
+        name: _segment(view, local, me, view.networks[name], mtu)
+        for name in used
+        if name in view.networks
+    }
+
+
+def _segment(view: View, local: Local, me: Node, network: Network, mtu: int) -> Segment:
+    fdb, neighbours = entries(network, remote_attachments(view, local.node, network.name))
+    return Segment(
+        vni=network.vni,
+        mtu=mtu,
+        local=me.membership.address4,
+        vtep_mac=vtep_mac(network.vni, local.node),
+        gateway_mac=gateway_mac(network.vni),
+        gateways=frozenset(
+            ip_interface(f"{gateway(prefix)}/{prefix.prefixlen}") for prefix in network.prefixes
+        ),
+        fdb=fdb,
+        neighbours=neighbours,
+        ports={
+            port.veth: _port(port, network, mtu)
+            for port in local.ports
+            if port.attachment.network == network.name
+        },
+        flood=_flood(view, local.node, network),
+    )
+
+
+def _port(port: LocalPort, network: Network, mtu: int) -> Port:
+    return Port(
+        netns=port.netns,
+        inode=port.inode,
+        interface=port.interface,
+        mac=port.attachment.mac,
+        mtu=mtu,
+        addresses=frozenset(on_link(network, port.attachment.addresses)),
+    )
+
+
+def on_link(network: Network, addresses: Iterable[Address]) -> list[Interface]:
+    """Return the addresses with the prefix length of the network, so that all of it is on link."""
+    return [
+        ip_interface(f"{address}/{prefix.prefixlen}")
+        for address in addresses
+        for prefix in network.prefixes
+        if address in prefix
+    ]
+
+
+def remote_attachments(
+    view: View, own_node: str, network: str
+) -> list[tuple[Attachment, IPv4Address]]:
+    """Return attachments of other nodes with the VTEP of their node; only of nodes with a tunnel."""
+    return [
+        (attachment, node.membership.address4)
+        for node, attachment in view.attachments(network)
+        if node.id != own_node and node.record is not None
+    ]
+
+
+def entries(
+    network: Network, attachments: list[tuple[Attachment, IPv4Address]]
+) -> tuple[dict[str, IPv4Address], dict[Address, str]]:
+    """Return (FDB, neighbours); MACs that follow from their address are entered first and stay."""
+    fdb: dict[str, IPv4Address] = {}
+    neighbours: dict[Address, str] = {}
+
+    def is_own(attachment: Attachment) -> bool:
+        return attachment.mac == attachment_mac(network.vni, attachment.addresses[0])
+
+    for attachment, vtep in sorted(attachments, key=lambda pair: not is_own(pair[0])):
+        if fdb.setdefault(attachment.mac, vtep) == vtep:
+            neighbours.update((address, attachment.mac) for address in attachment.addresses)
+    return fdb, neighbours
+
+
+def _flood(view: View, own_node: str, network: Network) -> frozenset[IPv4Address]:
+    if not network.flood:
+        return frozenset()
+    return frozenset(vtep for _, vtep in remote_attachments(view, own_node, network.name))
+
+
+def host_interface(network: str) -> str:
+    """Return the name of the host's own interface on a network: at most 15 characters."""
+    return f"mesh-{network}" if len(network) <= 10 else f"mesh-{network[:5]}{_short(network)}"
+
+
+def _short(text: str) -> str:
+    return f"{sum(ord(char) * 31**place for place, char in enumerate(text)) % 16**5:05x}"
+
+
+__all__ = ["HOST", "Local", "LocalPort", "desired"]
