@@ -166,7 +166,7 @@ def on_link(network: Network, addresses: Iterable[Address]) -> list[Interface]:
 def remote_attachments(
     view: View, own_node: str, network: str
 ) -> list[tuple[Attachment, IPv4Address]]:
-    """Return attachments of other nodes with the VTEP of their node; only of nodes with a tunnel."""
+    """Return attachments of other nodes that have a tunnel, with the VTEP of their node."""
     return [
         (attachment, node.membership.address4)
         for node, attachment in view.attachments(network)

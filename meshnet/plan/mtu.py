@@ -6,7 +6,7 @@
              └─ VXLAN costs 50 bytes with an IPv4 VTEP (outer IP 20, UDP 8, VXLAN 8, Ethernet 14)
                   network 1390 or 1370
 
-WireGuard pads what it seals to a multiple of 16, but never beyond the device's MTU, so padding costs
+WireGuard pads what it seals to a multiple of 16, but never beyond the device MTU, so padding costs
 nothing here. A network is one L2 segment and nobody fragments inside it: its MTU is the smallest
 that any member's tunnel allows, which all members compute alike from the same records.
 """

@@ -1,0 +1,151 @@
+"""Pure. Whether each peer can be reached now: small probes through the tunnel, answered by its agent.
+
+    UNKNOWN ──reply──▶ REACHABLE ──three probes unanswered──▶ UNREACHABLE
+       ▲                   ▲                                      │
+    new peer               └───────────────reply──────────────────┘
+
+A reachable peer is probed once in `idle_interval` (one second for up to fifty peers, longer for
+more, so that a node never sends over fifty probes a second). After a missed answer it is probed in
+quick succession; three misses in a row and it is unreachable: within two seconds in a small mesh.
+A peer that is not reachable is probed with growing pauses, which is also what makes WireGuard shake
+hands. Anybody's hint that a peer may be gone only makes us probe it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+PROBES_PER_SECOND = 50
+ANSWER_LIMIT = 0.4
+"""Seconds without an answer after which a probe counts as missed."""
+MISSES = 3
+EAGER = 0.1
+PATIENT = 5.0
+"""Seconds between probes of a peer that has never answered: from EAGER, doubling, to PATIENT."""
+
+
+class Reach(Enum):
+    """What we know of a peer."""
+
+    UNKNOWN = "unknown"
+    REACHABLE = "reachable"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(slots=True)
+class _Peer:
+    reach: Reach
+    since: float
+    next_probe: float
+    pause: float = EAGER
+    nonce: int = 0
+    sent_at: float = 0.0
+    misses: int = 0
+    round_trip: float | None = None
+    answered_at: float | None = None
+
+
+class Liveness:
+    """The state of all peers, by node id. Methods return ids whose reachability has changed."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, _Peer] = {}
+        self._nonce = 0
+
+    def set_peers(self, peers: Collection[str], now: float) -> None:
+        """Begin to watch those that are new, forget those that are gone."""
+        for gone in self._peers.keys() - set(peers):
+            del self._peers[gone]
+        for new in sorted(set(peers) - self._peers.keys()):
+            self._peers[new] = _Peer(Reach.UNKNOWN, now, now)
+
+    @property
+    def idle_interval(self) -> float:
+        return max(1.0, len(self._peers) / PROBES_PER_SECOND)
+
+    @property
+    def reachable(self) -> frozenset[str]:
+        return frozenset(
+            node for node, peer in self._peers.items() if peer.reach is Reach.REACHABLE
+        )
+
+    def reach(self, node: str) -> Reach:
+        peer = self._peers.get(node)
+        return peer.reach if peer else Reach.UNKNOWN
+
+    def since(self, node: str) -> float | None:
+        """Return when the peer entered its present state."""
+        peer = self._peers.get(node)
+        return peer.since if peer else None
+
+    def round_trip(self, node: str) -> float | None:
+        """Return the smoothed round trip in seconds, None before the first answer."""
+        peer = self._peers.get(node)
+        return peer.round_trip if peer else None
+
+    def due(self, now: float) -> Iterator[tuple[str, int]]:
+        """Yield (node, nonce) of every probe to send now; each counts as sent."""
+        for node, peer in sorted(self._peers.items()):
+            if peer.next_probe <= now:
+                self._nonce += 1
+                peer.nonce, peer.sent_at = self._nonce, now
+                peer.next_probe = now + self._patience(peer)
+                yield node, peer.nonce
+
+    def _patience(self, peer: _Peer) -> float:
+        if peer.reach is Reach.REACHABLE:
+            return ANSWER_LIMIT
+        peer.pause = min(peer.pause * 2, PATIENT)
+        return max(peer.pause, len(self._peers) / PROBES_PER_SECOND)
+
+    def missed(self, now: float) -> set[str]:
+        """Count probes that stayed unanswered; return peers that became unreachable by it."""
+        lost = set()
+        for node, peer in self._peers.items():
+            if peer.nonce and now - peer.sent_at >= ANSWER_LIMIT:
+                peer.nonce = 0
+                peer.misses += 1
+                if peer.reach is Reach.REACHABLE and peer.misses >= MISSES:
+                    peer.reach, peer.since, peer.pause = Reach.UNREACHABLE, now, EAGER
+                    lost.add(node)
+        return lost
+
+    def answered(self, node: str, nonce: int, now: float) -> set[str]:
+        """Take an answer in; return the peer when it became reachable by it."""
+        peer = self._peers.get(node)
+        if peer is None or not peer.nonce or nonce != peer.nonce:
+            return set()
+        sample = now - peer.sent_at
+        peer.round_trip = (
+            sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
+        )
+        peer.nonce, peer.misses, peer.answered_at = 0, 0, now
+        peer.next_probe = now + self.idle_interval
+        return self._found(node, peer, now)
+
+    def heard(self, node: str, now: float) -> set[str]:
+        """A probe of theirs came through the tunnel: ask back at once if we thought them gone."""
+        peer = self._peers.get(node)
+        if peer is not None and peer.reach is not Reach.REACHABLE:
+            peer.next_probe, peer.pause = now, EAGER
+        return set()
+
+    def suspect(self, node: str, now: float) -> None:
+        """Probe this peer at once: somebody believes it is gone."""
+        peer = self._peers.get(node)
+        if peer is not None:
+            peer.next_probe = min(peer.next_probe, now)
+
+    def _found(self, node: str, peer: _Peer, now: float) -> set[str]:
+        if peer.reach is Reach.REACHABLE:
+            return set()
+        peer.reach, peer.since, peer.pause = Reach.REACHABLE, now, EAGER
+        return {node}
+
+    def next_event(self, now: float) -> float:
+        """Return the seconds until `due` or `missed` has something to do."""
+        times = [peer.next_probe for peer in self._peers.values()]
+        times += [peer.sent_at + ANSWER_LIMIT for peer in self._peers.values() if peer.nonce]
+        return max(0.0, min(times, default=now + 1.0) - now)
