@@ -87,7 +87,7 @@ class Endpoints:
 def ranked(
     candidates: Iterable[Candidate], own: Sequence[Interface], forbidden: Iterable[Prefix]
 ) -> tuple[Endpoint, ...]:
-    """Return candidates best guess first: on a subnet of ours, then by provenance, IPv4 before IPv6.
+    """Return candidates, best guess first: on a subnet of ours, then by provenance, then IPv4.
 
     Addresses inside `forbidden` (the mesh's own prefixes) are left out: a tunnel in a tunnel would
     work until it does not. So are those of a family this host has no address of.

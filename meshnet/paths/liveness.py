@@ -1,4 +1,4 @@
-"""Pure. Whether each peer can be reached now: small probes through the tunnel, answered by its agent.
+"""Pure. Whether each peer can be reached now, by small probes through the tunnel.
 
     UNKNOWN ──reply──▶ REACHABLE ──three probes unanswered──▶ UNREACHABLE
        ▲                   ▲                                      │

@@ -1,0 +1,185 @@
+"""Shell. What this node has attached: kept on disk, published as records, wanted in the kernel.
+
+The list on disk is the node's intent and outlives the agent. An attachment whose namespace is gone
+(its path leads elsewhere or nowhere, or the machine has booted since) is dropped on sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+
+from meshnet.agent.storage import LocalAttachment, LocalInstance, StateDir
+from meshnet.errors import Conflict, NotFound
+from meshnet.model.addresses import Address
+from meshnet.model.names import label_from
+from meshnet.model.records import Attachment, Instance, Record, ServicePort
+from meshnet.plan.desired import LocalPort
+from meshnet.plan.state import HOST
+
+
+Key = tuple[str, str]
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def namespace_inode(path: str) -> int:
+    """Return the inode of the network namespace a path leads to; NotFound when it leads nowhere."""
+    try:
+        return Path(path).stat().st_ino
+    except OSError as error:
+        raise NotFound(
+            f"network namespace {path} does not exist: {error.strerror}",
+            "Give the path of a namespace, such as /run/netns/NAME, or the pid of a process in it.",
+        ) from error
+
+
+class Attachments:
+    """The attachments of this node, by (network, name)."""
+
+    def __init__(self, state: StateDir, boot: str) -> None:
+        self._state = state
+        self._boot = boot
+        self._items: dict[Key, LocalAttachment] = {
+            (item.network, item.name): item for item in state.attachments()
+        }
+
+    def __iter__(self) -> Iterator[LocalAttachment]:
+        return iter([self._items[key] for key in sorted(self._items)])
+
+    def get(self, network: str, name: str) -> LocalAttachment:
+        """Return one attachment; NotFound when there is none of that name."""
+        try:
+            return self._items[network, name]
+        except KeyError:
+            raise NotFound(
+                f"this node has no attachment {name} on network {network}",
+                "See meshnet attachments.",
+            ) from None
+
+    def put(self, item: LocalAttachment) -> None:
+        """Add or replace one; it is on disk when this returns."""
+        self._save({**self._items, (item.network, item.name): item})
+
+    def remove(self, network: str, name: str) -> LocalAttachment:
+        """Take one away; NotFound when there is none of that name."""
+        item = self.get(network, name)
+        self._save({key: value for key, value in self._items.items() if value is not item})
+        return item
+
+    def _save(self, items: dict[Key, LocalAttachment]) -> None:
+        self._state.save_attachments(items[key] for key in sorted(items))
+        self._items = items
+
+    def used(self, network: str) -> set[Address]:
+        """Return the addresses in use on a network."""
+        return {
+            ip_address(address)
+            for item in self._items.values()
+            if item.network == network
+            for address in item.addresses
+        }
+
+    def networks(self) -> set[str]:
+        return {network for network, _ in self._items}
+
+    def free_name(self, network: str, base: str) -> str:
+        """Return a name nobody has on this network, made from `base`."""
+        label = label_from(base)[:50] or "c"
+        if (network, label) not in self._items:
+            return label
+        return next(
+            name
+            for number in range(2, len(self._items) + 3)
+            if (network, name := f"{label}-{number}") not in self._items
+        )
+
+    def free_interface(self, netns: str) -> str:
+        """Return the next interface name in a namespace: mesh0, mesh1, …"""
+        used = {item.interface for item in self._items.values() if item.netns == netns}
+        return next(name for n in range(len(used) + 1) if (name := f"mesh{n}") not in used)
+
+    def check_new(self, network: str, name: str, netns: str, interface: str) -> None:
+        """Raise Conflict when the name or the interface is taken."""
+        if (network, name) in self._items:
+            raise Conflict(
+                f"this node has an attachment {name} on network {network} already",
+                f"Choose another --name, or detach it: meshnet detach {name} --network {network}.",
+            )
+        for item in self._items.values():
+            if item.netns == netns and not item.host and item.interface == interface:
+                raise Conflict(f"interface {interface} in {netns} belongs to {item.name} already")
+
+    def vanished(self) -> list[LocalAttachment]:
+        """Return the attachments whose namespace is gone."""
+        return [item for item in self._items.values() if not item.host and self._is_gone(item)]
+
+    def _is_gone(self, item: LocalAttachment) -> bool:
+        if item.boot != self._boot:
+            return True
+        try:
+            return namespace_inode(item.netns) != item.inode
+        except NotFound:
+            return True
+
+    def ports(self) -> tuple[LocalPort, ...]:
+        """Return what planning needs to know of them."""
+        return tuple(
+            LocalPort(
+                _attachment(item),
+                HOST if item.host else item.netns,
+                0 if item.host else item.inode,
+                item.interface,
+            )
+            for item in self._items.values()
+        )
+
+    def records(self) -> list[Record]:
+        """Return what this node says of them: an attachment each, and their instances."""
+        records: list[Record] = []
+        for item in self._items.values():
+            records.append(_attachment(item))
+            records += [_instance(item, instance) for instance in item.instances]
+        return records
+
+
+def with_instance(item: LocalAttachment, instance: LocalInstance) -> LocalAttachment:
+    """Return the attachment with this instance in place of one of the same service."""
+    others = [known for known in item.instances if known.service != instance.service]
+    return msgspec.structs.replace(item, instances=(*others, instance))
+
+
+def without_instance(item: LocalAttachment, service: str) -> LocalAttachment:
+    """Return the attachment without its instance of a service; NotFound when it has none."""
+    others = tuple(known for known in item.instances if known.service != service)
+    if len(others) == len(item.instances):
+        raise NotFound(f"attachment {item.name} is no instance of service {service}")
+    return msgspec.structs.replace(item, instances=others)
+
+
+def _attachment(item: LocalAttachment) -> Attachment:
+    return Attachment(
+        network=item.network,
+        name=item.name,
+        addresses=tuple(ip_address(address) for address in item.addresses),
+        mac=item.mac,
+        host=item.host,
+    )
+
+
+def _instance(item: LocalAttachment, instance: LocalInstance) -> Instance:
+    return Instance(
+        network=item.network,
+        service=instance.service,
+        attachment=item.name,
+        ports=tuple(ServicePort(*port) for port in instance.ports),  # type: ignore[arg-type]
+        healthy=instance.healthy,
+        weight=instance.weight,
+        metadata=instance.metadata,
+    )

@@ -1,0 +1,121 @@
+"""Shell. The book of facts: what this node knows, on disk and in memory, and what it says itself.
+
+Facts enter from a coordinator, from peers and from this node. Whatever the carrier, they take the
+same way: verified, merged, appended to the journal, and only then part of the view. What this node
+says of itself is compared with what it has said before, so only changes are signed, and what a
+lost state directory once said is taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import Counter
+
+from meshnet.agent.storage import Journal
+from meshnet.errors import MeshnetError
+from meshnet.model.facts import RECORDS, Fact, FactSet, Slot
+from meshnet.model.keys import IdentityKey, SigningKey
+from meshnet.model.records import Record
+from meshnet.model.view import Refusal, View, Viewer
+from meshnet.wire.fact import SignedFact, open_fact, sign, sign_deletion
+
+log = logging.getLogger(__name__)
+
+REFUSED = Counter("meshnet_facts_refused", "Facts that were not taken in", ["reason"])
+
+
+class Book:
+    """All facts of one node. `clock` returns seconds since the epoch."""
+
+    def __init__(
+        self, root: IdentityKey, key: SigningKey, journal: Journal, clock: Callable[[], float]
+    ) -> None:
+        self._key = key
+        self._journal = journal
+        self._clock = clock
+        self.facts = FactSet()
+        self._viewer = Viewer(root)
+        self._known_refusals: frozenset[Refusal] = frozenset()
+        self._root = root
+        self.view = View()
+
+    def load(self) -> None:
+        """Read the journal and compact it."""
+        self.facts.merge(self._journal.load())
+        self.refresh(list(self.facts))
+        self._journal.compact(self.facts)
+
+    @property
+    def sequence(self) -> int:
+        """The highest sequence this node has used."""
+        return max((fact.sequence for fact in self.own), default=0)
+
+    @property
+    def own(self) -> list[Fact]:
+        return self.facts.of(self._key.public)
+
+    def take(self, signed: Iterable[SignedFact], carrier: str) -> list[Fact]:
+        """Take in facts from outside; return those that were news. Bad ones are counted and said."""
+        opened = []
+        for item in signed:
+            try:
+                opened.append(open_fact(item))
+            except MeshnetError as error:
+                REFUSED.labels("invalid").inc()
+                log.warning("fact from %s refused: %s", carrier, error.message)
+        return self._admit(opened)
+
+    def say(self, bodies: Iterable[Record]) -> list[Fact]:
+        """Make this the whole of what the node says of itself; return the facts that changed."""
+        want = {(body.KIND, body.slot): body for body in bodies}
+        sequence = max(self.sequence, int(self._clock() * 1000))
+        changed = []
+        for slot in sorted({*want, *self._said()}):
+            body, known = want.get(slot), self.facts.get(Slot(self._key.public, *slot))
+            if body is not None and (known is None or known.body != body):
+                sequence += 1
+                changed.append(sign(self._key, body, sequence))
+            elif body is None and known is not None and not known.deleted:
+                sequence += 1
+                changed.append(sign_deletion(self._key, *slot, sequence))
+        return self._admit(changed)
+
+    def _said(self) -> list[tuple[str, str]]:
+        return [(f.slot.kind, f.slot.key) for f in self.own if f.slot.kind in RECORDS]
+
+    def _admit(self, facts: Sequence[Fact]) -> list[Fact]:
+        news = self.facts.merge(facts)
+        try:
+            self._journal.append(news)
+        except MeshnetError as error:
+            log.error("facts kept in memory only: %s", error.message)
+        if news:
+            self.refresh(news)
+        return news
+
+    def refresh(self, changed: Iterable[Fact] = ()) -> View:
+        """Derive the view anew, as after a change or when something expires."""
+        self.view = self._viewer.view(self.facts, changed, self._clock())
+        self._report_refusals()
+        return self.view
+
+    def forget_strangers(self) -> None:
+        """Drop facts of writers that are neither members nor issuers, so nobody fills our memory."""
+        members = {m.identity for m in self.view.statements.memberships.values()}
+        issuers = {
+            IdentityKey.parse(fact.slot.key)
+            for fact in self.facts.of(self._root)
+            if fact.slot.kind == "issuer"
+        }
+        for writer in self.facts.writers:
+            if writer not in members | issuers | {self._root, self._key.public}:
+                self.facts.forget(writer)
+
+    def _report_refusals(self) -> None:
+        refusals = frozenset(self.view.refusals)
+        for refusal in sorted(refusals - self._known_refusals, key=str):
+            REFUSED.labels("unfounded").inc()
+            log.warning("%s", refusal)
+        self._known_refusals = refusals

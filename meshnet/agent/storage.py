@@ -1,0 +1,224 @@
+"""Shell. The agent's files: keys, settings, attachments, and the journal of facts.
+
+    STATE_DIR/keys.json          identity seed and WireGuard key, mode 0600, never rewritten
+    STATE_DIR/node.json          mesh root key, coordinators, name, settings
+    STATE_DIR/attachments.json   what this node has attached, and its service instances
+    STATE_DIR/facts.ndjson       every fact taken in, one line each; compacted at start
+
+Small files are replaced atomically (write aside, fsync, rename, fsync of the directory). Facts are
+appended and fsynced before they count; a line cut short by a crash is dropped on the next start.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from meshnet.errors import BadInput, MeshnetError, NotFound, Unavailable
+from meshnet.model.facts import Fact
+from meshnet.model.keys import IdentityKey, PrivateKey, SigningKey
+from meshnet.wire import codec
+from meshnet.wire.fact import SignedFact, open_fact, seal
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """The secrets of a node, base64. Never printed."""
+
+    identity: str
+    wireguard: str
+
+    def __repr__(self) -> str:
+        return "KeyFile(hidden)"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node was told when it joined, and what its administrator chose."""
+
+    root: IdentityKey
+    name: str
+    urls: tuple[str, ...]
+    pins: tuple[str, ...]
+    listen_port: int = 51820
+    host_networks: tuple[str, ...] = ("default",)
+    dns_forward: bool = True
+
+
+class LocalInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """A service instance behind a local attachment, as it was asked for."""
+
+    service: str
+    ports: tuple[tuple[int, str, str], ...] = ()
+    healthy: bool = True
+    weight: int = 1
+    metadata: dict[str, str] = {}
+
+
+class LocalAttachment(msgspec.Struct, frozen=True, kw_only=True):
+    """An attachment of this node. `boot` tells whether `inode` still means the same namespace."""
+
+    network: str
+    name: str
+    addresses: tuple[str, ...]
+    mac: str
+    interface: str
+    netns: str = ""
+    inode: int = 0
+    boot: str = ""
+    host: bool = False
+    instances: tuple[LocalInstance, ...] = ()
+
+
+class StateDir:
+    """The state directory of one node."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def joined(self) -> bool:
+        return (self.path / "node.json").exists()
+
+    def create(self) -> None:
+        """Make the directory, readable by root only."""
+        with _storage_errors(self.path):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def keys(self) -> tuple[SigningKey, PrivateKey]:
+        """Return the node's keys; NotFound before it has joined."""
+        stored = self._read("keys.json", KeyFile)
+        try:
+            identity = base64.b64decode(stored.identity, validate=True)
+            wireguard = base64.b64decode(stored.wireguard, validate=True)
+        except binascii.Error as error:
+            raise BadInput(f"{self.path}/keys.json holds no keys") from error
+        return SigningKey(identity), PrivateKey(wireguard)
+
+    def make_keys(self) -> tuple[SigningKey, PrivateKey]:
+        """Return the node's keys, making them the first time."""
+        with contextlib.suppress(NotFound):
+            return self.keys()
+        identity, wireguard = SigningKey(os.urandom(32)), PrivateKey.from_random(os.urandom(32))
+        self._write(
+            "keys.json",
+            KeyFile(
+                base64.b64encode(identity.seed).decode(), base64.b64encode(wireguard.raw).decode()
+            ),
+        )
+        return identity, wireguard
+
+    def settings(self) -> Settings:
+        """Return the node's settings; NotFound before it has joined."""
+        return self._read("node.json", Settings)
+
+    def save_settings(self, settings: Settings) -> None:
+        self._write("node.json", settings)
+
+    def attachments(self) -> tuple[LocalAttachment, ...]:
+        """Return the attachments of the last run, none the first time."""
+        try:
+            return self._read("attachments.json", tuple[LocalAttachment, ...])
+        except NotFound:
+            return ()
+
+    def save_attachments(self, attachments: Iterable[LocalAttachment]) -> None:
+        self._write("attachments.json", tuple(attachments))
+
+    def journal(self) -> Journal:
+        return Journal(self.path / "facts.ndjson")
+
+    def _read(self, name: str, kind: type[T]) -> T:
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"{path} does not exist", "Join a mesh first: meshnet join.") from error
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+        return codec.decode(data, kind, str(path))
+
+    def _write(self, name: str, value: object) -> None:
+        write_atomically(self.path / name, codec.encode(value) + b"\n")
+
+
+class Journal:
+    """The facts on disk, in the order they came."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> list[Fact]:
+        """Return the facts of the journal that are whole; what is damaged is left out, and said."""
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        facts = []
+        for number, line in enumerate(lines, 1):
+            try:
+                facts.append(open_fact(codec.decode(line, SignedFact, "journal line")))
+            except MeshnetError as error:
+                log.warning("journal %s line %d dropped: %s", self._path, number, error.message)
+        return facts
+
+    def append(self, facts: Iterable[Fact]) -> None:
+        """Add facts; they are on the disk when this returns."""
+        data = b"".join(codec.encode(seal(fact)) + b"\n" for fact in facts)
+        if not data:
+            return
+        with _storage_errors(self._path), self._path.open("ab") as file:
+            os.fchmod(file.fileno(), 0o600)
+            start = file.tell()
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(start)
+                raise
+
+    def compact(self, facts: Iterable[Fact]) -> None:
+        """Replace the journal by one that holds these facts only."""
+        data = b"".join(codec.encode(seal(fact)) + b"\n" for fact in facts)
+        write_atomically(self._path, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file by `data`, mode 0600: after a crash it is the old one or the new one."""
+    aside = path.with_name(f".{path.name}.new")
+    with _storage_errors(path):
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        aside.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Map OSError to Unavailable, naming the file."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be written: {error.strerror}",
+            "Free disk space or mend the file system's permissions, then try again.",
+        ) from error
