@@ -1,4 +1,4 @@
-"""Driver. The underlay: the addresses of this host that are not ours, and what their links carry."""
+"""Driver. The underlay: addresses of this host that are not ours, and what their links carry."""
 
 from __future__ import annotations
 

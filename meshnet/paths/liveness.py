@@ -125,12 +125,13 @@ class Liveness:
         peer.next_probe = now + self.idle_interval
         return self._found(node, peer, now)
 
-    def heard(self, node: str, now: float) -> set[str]:
-        """A probe of theirs came through the tunnel: ask back at once if we thought them gone."""
+    def heard(self, node: str, now: float) -> bool:
+        """A probe of theirs came through the tunnel: say whether we thought them gone, and ask."""
         peer = self._peers.get(node)
-        if peer is not None and peer.reach is not Reach.REACHABLE:
-            peer.next_probe, peer.pause = now, EAGER
-        return set()
+        if peer is None or peer.reach is Reach.REACHABLE:
+            return False
+        peer.next_probe, peer.pause = now, EAGER
+        return True
 
     def suspect(self, node: str, now: float) -> None:
         """Probe this peer at once: somebody believes it is gone."""
