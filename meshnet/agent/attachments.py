@@ -20,7 +20,6 @@ from meshnet.model.records import Attachment, Instance, Record, ServicePort
 from meshnet.plan.desired import LocalPort
 from meshnet.plan.state import HOST
 
-
 Key = tuple[str, str]
 
 

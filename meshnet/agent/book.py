@@ -57,7 +57,7 @@ class Book:
         return self.facts.of(self._key.public)
 
     def take(self, signed: Iterable[SignedFact], carrier: str) -> list[Fact]:
-        """Take in facts from outside; return those that were news. Bad ones are counted and said."""
+        """Take in facts from outside and return the news; bad ones are counted and logged."""
         opened = []
         for item in signed:
             try:
@@ -102,7 +102,7 @@ class Book:
         return self.view
 
     def forget_strangers(self) -> None:
-        """Drop facts of writers that are neither members nor issuers, so nobody fills our memory."""
+        """Drop facts of those who are neither members nor issuers: nobody fills our memory."""
         members = {m.identity for m in self.view.statements.memberships.values()}
         issuers = {
             IdentityKey.parse(fact.slot.key)

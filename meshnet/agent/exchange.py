@@ -4,9 +4,9 @@ TCP on the node's IPv4 mesh address, lines of JSON, one exchange a connection:
 
     asker                                        answerer
     {"vector": {writer: sequence, …}}        →
-                                             ←   {"vector": {…}}
-                                             ←   {"payload": …, "signature": …}   what the asker lacks
-                                             ←   {}                               end
+                                            ←   {"vector": {…}}
+                                            ←   {"payload": …, "signature": …}  what the asker lacks
+                                            ←   {}                               end
     {"payload": …}                           →   what the answerer lacks
     {}                                       →   end
 

@@ -3,6 +3,10 @@
 `paths.liveness` decides whom to ask and what silence means; this task sends, answers and tells.
 Answers carry the peer's digest of facts, which is how nodes notice without any coordinator that one
 of them knows more.
+
+Where the peer's agent is down, its kernel answers for it: "port unreachable" (RFC 1122, section
+3.2.2.1) with our own probe inside. The tunnel and the containers behind it are as reachable as ever
+then, so this counts as an answer, and restarting an agent takes nothing out of anybody's DNS.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from meshnet.errors import BadInput
@@ -23,6 +27,8 @@ log = logging.getLogger(__name__)
 
 AGENT_PORT = 7420
 IP_FREEBIND = 15
+IP_RECVERR = 11
+ORIGIN_ICMP, UNREACHABLE, PORT = 2, 3, 3
 DRAIN = 256
 SHORTEST_NAP = 0.02
 
@@ -58,11 +64,17 @@ class Prober:
         self.liveness.suspect(node, time.monotonic())
         self._wake.set()
 
+    def hurry(self, nodes: Iterable[str]) -> None:
+        """Ask these at once: WireGuard shakes hands when it has something to send."""
+        for node in nodes:
+            self.suspect(node)
+
     def open(self, address: IPv4Address) -> None:
         """Bind to the node's mesh address; it need not be there yet."""
         self.close()
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+        sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
         sock.bind((str(address), AGENT_PORT))
         self._socket = sock
         asyncio.get_running_loop().add_reader(sock, self._read)
@@ -101,16 +113,36 @@ class Prober:
             self._socket.sendto(probe.pack(), (address, AGENT_PORT))
 
     def _read(self) -> None:
+        if self._socket is None:
+            return
+        self._read_errors(self._socket)
         for _ in range(DRAIN):
             try:
-                assert self._socket is not None
                 data, (address, *_rest) = self._socket.recvfrom(2048)
-            except (BlockingIOError, AssertionError):
+            except BlockingIOError:
                 return
             except OSError as error:
                 log.debug("probe socket: %s", error)
                 continue
             self._receive(data, address)
+
+    def _read_errors(self, sock: socket.socket) -> None:
+        for _ in range(DRAIN):
+            try:
+                data, notes, _flags, (address, *_rest) = sock.recvmsg(
+                    2048, 512, socket.MSG_ERRQUEUE
+                )
+            except OSError:
+                return
+            if any(_is_port_unreachable(*note) for note in notes):
+                self._receive_bounced(data, address)
+
+    def _receive_bounced(self, data: bytes, address: str) -> None:
+        node = self._peers.get(address)
+        with contextlib.suppress(BadInput):
+            nonce = Probe.parse(data).nonce
+            if node and (found := self.liveness.answered(node, nonce, time.monotonic())):
+                self._changed(found)
 
     def _receive(self, data: bytes, address: str) -> None:
         node = self._peers.get(address)
@@ -129,3 +161,10 @@ class Prober:
         elif found := self.liveness.answered(node, probe.nonce, now):
             self._changed(found)
         self._told(node, probe.digest)
+
+
+def _is_port_unreachable(level: int, kind: int, data: bytes) -> bool:
+    """Read a struct sock_extended_err (ip(7)): errno, origin, type, code, …"""
+    if (level, kind) != (socket.SOL_IP, IP_RECVERR) or len(data) < 8:
+        return False
+    return tuple(data[4:7]) == (ORIGIN_ICMP, UNREACHABLE, PORT)

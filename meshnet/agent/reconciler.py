@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Reconciler:
-    """Brings the kernel to what `want` returns. `may_remove` is false before the first full view."""
+    """Brings the kernel to what `want` returns; takes nothing away while `may_remove` is false."""
 
     def __init__(
         self,
@@ -55,11 +55,13 @@ class Reconciler:
         want: Callable[[], Host],
         may_remove: Callable[[], bool],
         seen: Callable[[Host], None],
+        done: Callable[[Outcome], None],
     ) -> None:
         self._kernel = kernel
         self._want = want
         self._may_remove = may_remove
         self._seen = seen
+        self._done = done
         self._dirty = asyncio.Event()
         self._turn = asyncio.Lock()
         self._settled: Host | None = None
@@ -94,6 +96,7 @@ class Reconciler:
             outcome.seconds = time.monotonic() - started
             PASSES.observe(outcome.seconds)
             self._report(want, outcome)
+            self._done(outcome)
             return outcome
 
     async def preview(self) -> list[Operation]:

@@ -89,6 +89,14 @@ class StateDir:
     def joined(self) -> bool:
         return (self.path / "node.json").exists()
 
+    @property
+    def complete(self) -> bool:
+        """Whether the journal has ever held a full view."""
+        return (self.path / "complete").exists()
+
+    def mark_complete(self) -> None:
+        write_atomically(self.path / "complete", b"")
+
     def create(self) -> None:
         """Make the directory, readable by root only."""
         with _storage_errors(self.path):

@@ -1,0 +1,302 @@
+"""Shell. One node: the tasks of an agent, tied together.
+
+    coordinator ──▶ Uplink ─┐                       ┌─▶ Reconciler ──▶ kernel
+    peers ──▶ Exchange ─────┼─▶ Book ─▶ View ───────┼─▶ Prober (whom to probe)
+    local API ─▶ Attachments┘                       └─▶ Names ──▶ DNS process
+
+Whatever changes a fact, a port or a peer's reach calls `changed`; one task then brings everything
+that follows from it up to date, so a burst of changes costs one round. A node says its own record
+only after its first clean pass: whoever hears of it may shake hands at once, and is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from meshnet import __version__
+from meshnet.agent.attachments import Attachments
+from meshnet.agent.book import Book
+from meshnet.agent.exchange import Exchange
+from meshnet.agent.prober import Prober
+from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
+from meshnet.agent.report import Scene
+from meshnet.agent.storage import StateDir
+from meshnet.linux.port import Kernel
+from meshnet.linux.underlay import UnderlayAddress
+from meshnet.model.addresses import Endpoint
+from meshnet.model.facts import Fact
+from meshnet.model.keys import PublicKey
+from meshnet.model.records import Candidate, NodeRecord, Record
+from meshnet.model.view import Node, View
+from meshnet.paths.endpoints import Contact, Endpoints, ranked
+from meshnet.paths.liveness import Liveness
+from meshnet.plan.desired import Local, desired, tunnel_mtus
+from meshnet.plan.mtu import network_mtu, tunnel_mtu
+from meshnet.plan.operations import ConfigureTunnel
+from meshnet.plan.state import Host
+
+log = logging.getLogger(__name__)
+
+TUNNEL = "meshnet0"
+SETTLE = 0.005
+LONGEST_NAP = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a node needs of the machine it is on."""
+
+    kernel: Kernel
+    underlay: Callable[[], list[UnderlayAddress]]
+    find_free_port: Callable[[int], int]
+    boot: str
+
+
+class MeshNode:
+    """One node of the mesh. `followers` are called with every new view or change of reach."""
+
+    def __init__(self, state: StateDir, machine: Machine) -> None:
+        self.settings = state.settings()
+        self.identity, self.wireguard = state.keys()
+        self.id = self.identity.public.node_id
+        self.state = state
+        self.machine = machine
+        self.attachments = Attachments(state, machine.boot)
+        self.book = Book(self.settings.root, self.identity, state.journal(), time.time)
+        self.liveness = Liveness()
+        self.endpoints = Endpoints()
+        self.reconciler = Reconciler(
+            machine.kernel, self.desired, self.may_remove, self._seen, self._passed
+        )
+        self.prober = Prober(
+            self.liveness, lambda: self.book.facts.digest, self._reach_changed, self._digest_told
+        )
+        self.exchange = Exchange(self.book, self.took, lambda: self.connected)
+        self.followers: list[Callable[[], None]] = []
+        self.publishers: list[Callable[[list[Fact]], None]] = []
+        self.connected = False
+        self.listen_port = self.settings.listen_port
+        self.kernel_state = Host()
+        self._underlay = machine.underlay()
+        self._chosen: dict[str, Endpoint] = {}
+        self._changed = asyncio.Event()
+        self._configured = False
+        self._bound = False
+
+    # What is so
+
+    @property
+    def view(self) -> View:
+        return self.book.view
+
+    @property
+    def me(self) -> Node | None:
+        """This node as the mesh sees it; None while it is no member."""
+        return self.view.nodes.get(self.id)
+
+    @property
+    def tunnel_mtu(self) -> int:
+        return tunnel_mtu((a.mtu, a.address.version) for a in self._underlay)
+
+    @property
+    def network_mtu(self) -> int:
+        return network_mtu(tunnel_mtus(self.view, self.tunnel_mtu))
+
+    def scene(self) -> Scene:
+        """Return what reports are made from."""
+        here = tuple(self.attachments)
+        return Scene(self.view, self.id, self.liveness, self.kernel_state, here, self.network_mtu)
+
+    def may_remove(self) -> bool:
+        """Say whether a full view has been had, in this run or an earlier one."""
+        return self.state.complete
+
+    def desired(self) -> Host:
+        """Return what should be on this host."""
+        local = Local(
+            node=self.id,
+            tunnel=TUNNEL,
+            private_key=self.wireguard,
+            listen_port=self.listen_port,
+            mtu=self.tunnel_mtu,
+            ports=self.attachments.ports(),
+            endpoints=self._endpoints_by_key(),
+        )
+        return desired(self.view, local)
+
+    def _endpoints_by_key(self) -> dict[PublicKey, Endpoint]:
+        nodes = self.view.nodes
+        return {
+            record.wireguard[0]: endpoint
+            for node, endpoint in self._chosen.items()
+            if node in nodes and (record := nodes[node].record) is not None
+        }
+
+    # What happens
+
+    def changed(self) -> None:
+        """Facts, ports, reach or the underlay may have changed."""
+        self._changed.set()
+
+    def took(self, news: Iterable[Fact]) -> None:
+        """News came in."""
+        self.changed()
+
+    def complete(self) -> None:
+        """A full view is there: from now on things may be taken away."""
+        if not self.state.complete:
+            self.state.mark_complete()
+        self.book.forget_strangers()
+        self.changed()
+
+    def underlay_changed(self) -> None:
+        """Addresses or links of the host may have changed."""
+        self._underlay = self.machine.underlay()
+        self.changed()
+
+    def _reach_changed(self, nodes: set[str]) -> None:
+        for node in sorted(nodes):
+            log.info("node %s is %s", self.name_of(node), self.liveness.reach(node).value)
+        self.changed()
+
+    def _digest_told(self, node: str, digest: str) -> None:
+        member = self.view.nodes.get(node)
+        if member is not None:
+            self.exchange.told(str(member.membership.address4), digest)
+
+    def name_of(self, node: str) -> str:
+        member = self.view.nodes.get(node)
+        return member.name if member else node
+
+    def _seen(self, host: Host) -> None:
+        self.kernel_state = host
+
+    # What is done about it
+
+    async def run(self, *tasks: Callable[[], Awaitable[None]]) -> None:
+        """Be the node until cancelled; `tasks` run beside it and end with it."""
+        self._adopt()
+        self.book.load()
+        self.changed()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self.reconciler.run())
+            group.create_task(self.prober.run())
+            group.create_task(self.exchange.run())
+            for task in tasks:
+                group.create_task(_run(task))
+
+    def _adopt(self) -> None:
+        """Keep the port of a device that is there already, else take one that is free."""
+        tunnel = self.machine.kernel.read(networks=()).tunnel
+        if tunnel is not None and tunnel.listen_port:
+            self.listen_port = tunnel.listen_port
+        else:
+            self.listen_port = self.machine.find_free_port(self.settings.listen_port)
+
+    async def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._nap())
+                await asyncio.sleep(SETTLE)
+            self._changed.clear()
+            await self.settle()
+
+    def _nap(self) -> float:
+        now = time.monotonic()
+        expiry = self.view.statements.expires - time.time()
+        trial = self.endpoints.next_event(now)
+        return max(0.01, min(LONGEST_NAP, expiry, LONGEST_NAP if trial is None else trial))
+
+    async def settle(self) -> None:
+        """Bring all that follows from facts, ports and reach up to date."""
+        self.book.refresh()
+        self._drop_vanished()
+        self._point_probes()
+        await self._bind()
+        self.reconciler.wake()
+        self.speak()
+        for follower in self.followers:
+            follower()
+
+    def _drop_vanished(self) -> None:
+        for item in self.attachments.vanished():
+            log.warning(
+                "namespace of attachment %s on %s is gone: detached", item.name, item.network
+            )
+            self.attachments.remove(item.network, item.name)
+
+    def _point_probes(self) -> None:
+        others = {
+            node.id: node.membership.address4
+            for node in self.view.nodes.values()
+            if node.record is not None and node.id != self.id
+        }
+        self.prober.set_peers(others if self.me else {})
+        chosen = self.endpoints.step(self._contacts(), self.liveness.reachable, time.monotonic())
+        if chosen != self._chosen:
+            self._chosen = chosen
+            self.prober.hurry(chosen)
+
+    def _contacts(self) -> dict[str, Contact]:
+        me, mesh = self.me, self.view.statements.mesh
+        if me is None or mesh is None or not self._configured:
+            return {}
+        own = [item.address for item in self._underlay]
+        forbidden = [mesh.prefix4, mesh.prefix6]
+        forbidden += [p for network in self.view.networks.values() for p in network.prefixes]
+        mine = me.record_sequence or float("inf")
+        return {
+            node.id: Contact(
+                ranked(node.record.candidates, own, forbidden),
+                begin=(mine, self.id) < (node.record_sequence, node.id),
+            )
+            for node in self.view.nodes.values()
+            if node.record is not None and node.id != self.id
+        }
+
+    async def _bind(self) -> None:
+        if self.me is not None and not self._bound:
+            address = self.me.membership.address4
+            self.prober.open(address)
+            await self.exchange.open(address)
+            self._bound = True
+
+    def _passed(self, outcome: Outcome) -> None:
+        """Take another port when ours is another's by now; after a clean pass we are ready."""
+        for operation, error in outcome.failed:
+            if isinstance(operation, ConfigureTunnel) and is_port_clash(error):
+                self.listen_port = self.machine.find_free_port(self.listen_port + 1)
+                log.warning("UDP port taken by another: using %d", self.listen_port)
+                self.changed()
+        if not self.reconciler.failing and self.me is not None and not self._configured:
+            self._configured = True
+            self.changed()
+
+    def speak(self) -> None:
+        """Say what this node is now, once it can be shaken hands with."""
+        if self.me is None or not (self._configured or self.me.record):
+            return
+        said = self.book.say(self.records())
+        if said:
+            self.changed()
+            for publish in self.publishers:
+                publish(said)
+
+    def records(self) -> list[Record]:
+        """Return all that this node says of itself."""
+        return [self._node_record(), *self.attachments.records()]
+
+    def _node_record(self) -> NodeRecord:
+        addresses = sorted({item.address.ip for item in self._underlay}, key=str)
+        return NodeRecord(
+            wireguard=(self.wireguard.public,),
+            candidates=tuple(Candidate(Endpoint(a, self.listen_port)) for a in addresses),
+            mtu=self.tunnel_mtu,
+            version=__version__,
+        )
