@@ -1,0 +1,34 @@
+"""Face. Completion of names that only the agent knows. Without an agent there is none to offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from meshnet.cli.local import Agent
+from meshnet.cli.settings import Settings
+from meshnet.errors import MeshnetError
+
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def names_from(path: str, field: str) -> Completer:
+    """Return a completer of the texts in `field` of what the agent lists at `path`."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        settings = ctx.find_object(Settings) or Settings()
+        try:
+            rows = Agent(settings).get(path, list[dict[str, Any]])
+        except MeshnetError:
+            return []
+        return sorted({row[field] for row in rows if row[field].startswith(incomplete)})
+
+    return complete
+
+
+complete_network = names_from("/v1/networks", "name")
+complete_service = names_from("/v1/services", "service")
+complete_attachment = names_from("/v1/attachments", "name")
+complete_node = names_from("/v1/nodes", "name")

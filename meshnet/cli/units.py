@@ -1,0 +1,76 @@
+"""Shell. systemd, as far as the command line uses it: install a unit of ours and start it.
+
+Only the machine's own systemd counts. In a network namespace of its own, a process shares the file
+system with a systemd that would start the service elsewhere; there the caller has to run the agent
+himself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from meshnet.errors import MeshnetError, NotFound
+
+SYSTEM_DIR = Path("/etc/systemd/system")
+PACKAGED = "/usr/bin/meshnet"
+"""What the units we ship start; replaced by where this program is."""
+
+
+def systemd_here() -> bool:
+    """Say whether systemd runs this machine, in the network namespace that we are in."""
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    try:
+        return Path("/proc/1/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+    except OSError:
+        return False
+
+
+def unit_text(name: str, program: str) -> str:
+    """Return a unit that we ship, made to start `program`."""
+    for place in (files("meshnet") / "systemd", Path(__file__).parents[2] / "systemd"):
+        unit = place / name
+        if unit.is_file():
+            return unit.read_text().replace(PACKAGED, program)
+    raise NotFound(f"unit {name} is not part of this installation", "Run `meshnet agent` instead.")
+
+
+def this_program() -> str:
+    """Return the absolute path of the command that is running."""
+    return str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
+
+
+def enable(name: str) -> bool:
+    """Enable a unit and start it anew; install ours first if there is none. Say if it was."""
+    known = subprocess.run(["systemctl", "cat", name], capture_output=True, check=False)
+    if known.returncode != 0:
+        (SYSTEM_DIR / name).write_text(unit_text(name, this_program()))
+        _systemctl("daemon-reload")
+    _systemctl("enable", name)
+    _systemctl("restart", name)
+    return known.returncode != 0
+
+
+def stop(name: str) -> None:
+    """Disable a unit and stop it."""
+    _systemctl("disable", "--now", name)
+
+
+def is_active(name: str) -> bool:
+    """Say whether a unit runs or is about to."""
+    result = subprocess.run(["systemctl", "is-active", "--quiet", name], check=False)
+    return result.returncode == 0
+
+
+def _systemctl(*words: str) -> None:
+    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        name = words[-1]
+        said = result.stderr.strip() or f"exit code {result.returncode}"
+        raise MeshnetError(
+            f"systemctl {' '.join(words)} failed: {said}", f"See why: `journalctl -u {name} -n 20`."
+        )
