@@ -1,0 +1,1 @@
+"""Pure. Tests that need nothing but the interpreter."""

@@ -1,0 +1,1 @@
+"""Shell. Tests that play in network namespaces of their own, as root."""

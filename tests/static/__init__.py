@@ -1,0 +1,1 @@
+"""Pure. Tests that read the source: layers, house rules, ruff and mypy."""
