@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
 from meshnet import __version__
@@ -28,7 +28,7 @@ from meshnet.agent.report import Scene
 from meshnet.agent.storage import StateDir
 from meshnet.linux.port import Kernel
 from meshnet.linux.underlay import UnderlayAddress
-from meshnet.model.addresses import Endpoint
+from meshnet.model.addresses import Endpoint, Prefix
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
@@ -178,7 +178,7 @@ class MeshNode:
 
     # What is done about it
 
-    async def run(self, *tasks: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, *tasks: Callable[[], Coroutine[None, None, None]]) -> None:
         """Be the node until cancelled; `tasks` run beside it and end with it."""
         self._adopt()
         self.book.load()
@@ -189,7 +189,7 @@ class MeshNode:
             group.create_task(self.prober.run())
             group.create_task(self.exchange.run())
             for task in tasks:
-                group.create_task(_run(task))
+                group.create_task(task())
 
     def _adopt(self) -> None:
         """Keep the port of a device that is there already, else take one that is free."""
@@ -248,7 +248,7 @@ class MeshNode:
         if me is None or mesh is None or not self._configured:
             return {}
         own = [item.address for item in self._underlay]
-        forbidden = [mesh.prefix4, mesh.prefix6]
+        forbidden: list[Prefix] = [mesh.prefix4, mesh.prefix6]
         forbidden += [p for network in self.view.networks.values() for p in network.prefixes]
         mine = me.record_sequence or float("inf")
         return {

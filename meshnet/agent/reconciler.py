@@ -64,6 +64,7 @@ class Reconciler:
         self._done = done
         self._dirty = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._waiters: list[asyncio.Future[Outcome]] = []
         self._settled: Host | None = None
         self.repairs: dict[str, int] = {}
         self.last = 0.0
@@ -86,10 +87,18 @@ class Reconciler:
             await self.once()
             pause = min(pause * 2, RETRY_LAST) if self.failing else RETRY_FIRST
 
+    async def soon(self) -> Outcome:
+        """Return the outcome of the next pass to begin; those who wait together share it."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.wake()
+        return await waiter
+
     async def once(self) -> Outcome:
         """Do one pass and return what it did. Passes never overlap."""
         async with self._turn:
             self._dirty.clear()
+            waiters, self._waiters = self._waiters, []
             started = time.monotonic()
             want = self._want()
             outcome = await _shielded(lambda: self._pass(want, remove=self._may_remove()))
@@ -97,6 +106,9 @@ class Reconciler:
             PASSES.observe(outcome.seconds)
             self._report(want, outcome)
             self._done(outcome)
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)
             return outcome
 
     async def preview(self) -> list[Operation]:

@@ -1,0 +1,253 @@
+"""Shell. What people and engines ask of a node: attach, detach, services, networks.
+
+An attach is done when the kernel has it: addresses are taken from the node's leases (a coordinator
+is asked only when these are full), the attachment is written down, said to the mesh and made in the
+next pass, which many attaches share. If the kernel refuses, all of it is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from ipaddress import ip_address
+from typing import Protocol
+
+from meshnet.agent.attachments import namespace_inode, with_instance, without_instance
+from meshnet.agent.node import MeshNode
+from meshnet.agent.report import service_name
+from meshnet.agent.storage import LocalAttachment, LocalInstance
+from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
+from meshnet.model.addresses import Address, attachment_mac, gateway
+from meshnet.model.names import DEFAULT_NETWORK, ZONE, check_name
+from meshnet.model.records import ServicePort
+from meshnet.model.statements import Lease, Network
+from meshnet.plan.allocate import check_fixed, exhausted, is_nearly_full, next_free
+from meshnet.plan.desired import host_interface, on_link
+from meshnet.plan.operations import BuildSegment, SetPort
+from meshnet.wire.local import Attached, AttachRequest, PortSpec, ServiceRequest
+
+log = logging.getLogger(__name__)
+
+INTERFACE_LIMIT = 15
+
+
+class Lessor(Protocol):
+    """Who gives leases: the uplink to a coordinator."""
+
+    async def lease(self, network: str, family: int, address: Address | None = None) -> None:
+        """Return when the view holds another lease; Unavailable when nobody can be asked."""
+
+
+class Desk:
+    """Carries out requests, one at a time up to the point where the kernel works on them."""
+
+    def __init__(self, node: MeshNode, lessor: Lessor) -> None:
+        self._node = node
+        self._lessor = lessor
+        self._turn = asyncio.Lock()
+        self._last: dict[tuple[str, int], Address] = {}
+
+    async def attach(self, request: AttachRequest) -> Attached:
+        """Attach a namespace; the interface is there when this returns."""
+        async with self._turn:
+            item = await self._new_item(request)
+            self._node.attachments.put(item)
+        try:
+            await self._carry_out(item)
+        except MeshnetError:
+            self._forget(item)
+            raise
+        return self.describe(item)
+
+    async def _new_item(self, request: AttachRequest) -> LocalAttachment:
+        network = self.network(request.network)
+        instances = (_instance(request.service, request),) if request.service else ()
+        if request.host:
+            netns, inode, interface = "", 0, host_interface(network.name)
+            name = self._own_name()
+        else:
+            netns = _netns_path(request)
+            inode = namespace_inode(netns)
+            interface = request.interface or self._node.attachments.free_interface(netns)
+            name = request.name or self._free_name(network.name, request, netns)
+        _check_interface(interface)
+        check_name(name, "attachment")
+        self._node.attachments.check_new(network.name, name, netns, interface)
+        addresses = await self._addresses(network, request.addresses)
+        return LocalAttachment(
+            network=network.name,
+            name=name,
+            addresses=tuple(str(address) for address in addresses),
+            mac=attachment_mac(network.vni, addresses[0]),
+            interface=interface,
+            netns=netns,
+            inode=inode,
+            boot=self._node.machine.boot,
+            host=request.host,
+            instances=instances,
+        )
+
+    def _own_name(self) -> str:
+        if self._node.me is None:
+            raise Unavailable("this node is no member of the mesh yet", "See meshnet status.")
+        return self._node.me.name
+
+    def _free_name(self, network: str, request: AttachRequest, netns: str) -> str:
+        base = request.service or netns.rsplit("/", 1)[-1]
+        base = f"c{request.pid}" if request.pid and not request.service else base
+        return self._node.attachments.free_name(network, f"{base}-{self._own_name()}")
+
+    def network(self, name: str) -> Network:
+        """Return a network of the mesh; NotFound when there is none of that name."""
+        network = self._node.view.networks.get(name)
+        if network is None:
+            raise NotFound(
+                f"there is no network {name}", f"Make it: meshnet network create {name}."
+            )
+        return network
+
+    async def _addresses(self, network: Network, fixed: tuple[str, ...]) -> list[Address]:
+        chosen = [_parse_address(text) for text in fixed]
+        for address in chosen:
+            await self._ensure_fixed(network, address)
+        families = {address.version for address in chosen}
+        if len(families) != len(chosen):
+            raise BadInput("an attachment has one address of each family at most")
+        for prefix in network.prefixes:
+            if prefix.version not in families:
+                chosen.append(await self._next(network, prefix.version))
+        return sorted(chosen, key=lambda address: address.version)
+
+    async def _ensure_fixed(self, network: Network, address: Address) -> None:
+        used = self._node.attachments.used(network.name)
+        leases = self.leases(network.name, address.version)
+        if not check_fixed(network, leases, used, address):
+            await self._lessor.lease(network.name, address.version, address)
+
+    async def _next(self, network: Network, family: int) -> Address:
+        last = self._last.get((network.name, family))
+        used = self._node.attachments.used(network.name)
+        address = next_free(network, self.leases(network.name, family), used, last)
+        if address is None:
+            await self._lessor.lease(network.name, family)
+            address = next_free(network, self.leases(network.name, family), used, last)
+        if address is None:
+            raise exhausted(network.name)
+        self._last[network.name, family] = address
+        return address
+
+    def leases(self, network: str, family: int) -> list[Lease]:
+        """Return this node's leases of one network and family."""
+        return [
+            lease
+            for lease in self._node.view.statements.leases.get(self._node.id, ())
+            if lease.network == network and lease.prefix.version == family
+        ]
+
+    def nearly_full(self, network: str, family: int) -> bool:
+        """Say whether the node should ask for another block in good time."""
+        leases = self.leases(network, family)
+        return is_nearly_full(leases, self._node.attachments.used(network))
+
+    async def _carry_out(self, item: LocalAttachment) -> None:
+        self._node.speak()
+        self._node.changed()
+        outcome = await self._node.reconciler.soon()
+        veth = "p" + item.mac.replace(":", "")
+        for operation, error in outcome.failed:
+            if isinstance(operation, SetPort) and operation.name == veth:
+                raise error
+            if isinstance(operation, BuildSegment) and operation.network == item.network:
+                raise error
+
+    def _forget(self, item: LocalAttachment) -> None:
+        try:
+            self._node.attachments.remove(item.network, item.name)
+        except NotFound:
+            return
+        self._node.speak()
+        self._node.changed()
+
+    async def detach(self, network: str, name: str) -> None:
+        """Take an attachment away: first its facts, then its interface."""
+        async with self._turn:
+            item = self._node.attachments.get(network, name)
+            if item.host:
+                raise Conflict(f"attachment {name} on {network} is the host's own")
+            self._node.attachments.remove(network, name)
+        self._node.speak()
+        self._node.changed()
+        await self._node.reconciler.soon()
+
+    def add_service(self, request: ServiceRequest) -> LocalAttachment:
+        """Make an attachment (the host's own by default) an instance of a service."""
+        name = request.attachment or self._own_name()
+        item = self._node.attachments.get(request.network, name)
+        changed = with_instance(item, _instance(request.service, request))
+        self._node.attachments.put(changed)
+        self._node.speak()
+        self._node.changed()
+        return changed
+
+    def remove_service(self, network: str, service: str, attachment: str) -> LocalAttachment:
+        """Make an attachment an instance of this service no longer."""
+        item = self._node.attachments.get(network, attachment or self._own_name())
+        changed = without_instance(item, service)
+        self._node.attachments.put(changed)
+        self._node.speak()
+        self._node.changed()
+        return changed
+
+    def describe(self, item: LocalAttachment) -> Attached:
+        """Return what an attachment was given."""
+        network = self.network(item.network)
+        addresses = [ip_address(address) for address in item.addresses]
+        gateways = tuple(str(gateway(prefix)) for prefix in network.prefixes)
+        middle = "" if network.name == DEFAULT_NETWORK else f".{network.name}"
+        services = [service_name(instance.service, network.name) for instance in item.instances]
+        return Attached(
+            network=network.name,
+            name=item.name,
+            interface=item.interface,
+            addresses=tuple(str(interface) for interface in on_link(network, addresses)),
+            mac=item.mac,
+            mtu=self._node.network_mtu,
+            gateways=gateways,
+            dns=gateways,
+            routes=tuple(str(prefix) for prefix in network.prefixes),
+            names=(f"{item.name}{middle}.{ZONE}", *services),
+        )
+
+
+def _netns_path(request: AttachRequest) -> str:
+    if bool(request.netns) == bool(request.pid):
+        raise BadInput("give a namespace either by path or by pid", "See meshnet attach --help.")
+    return request.netns or f"/proc/{request.pid}/ns/net"
+
+
+def _check_interface(name: str) -> None:
+    fits = 0 < len(name) <= INTERFACE_LIMIT and not any(c in "/: \t\n" for c in name)
+    if not fits or name in (".", "..") or not name.isascii() or not name.isprintable():
+        raise BadInput(f"{name[:40]!r} cannot name an interface", "Use at most 15 characters.")
+
+
+def _parse_address(text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise BadInput(f"{text[:60]!r} is not an IP address") from error
+
+
+def _instance(service: str, request: AttachRequest | ServiceRequest) -> LocalInstance:
+    check_name(service, "service")
+    ports = tuple(_port(port) for port in request.ports)
+    if not 0 <= request.weight < 65536:
+        raise BadInput(f"weight {request.weight} is not between 0 and 65535")
+    return LocalInstance(
+        service=service, ports=ports, weight=request.weight, metadata=request.metadata
+    )
+
+
+def _port(port: PortSpec) -> tuple[int, str, str]:
+    checked = ServicePort(port.number, port.protocol, port.name)
+    return checked.number, checked.protocol, checked.name
