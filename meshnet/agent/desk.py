@@ -61,7 +61,7 @@ class Desk:
 
     async def _new_item(self, request: AttachRequest) -> LocalAttachment:
         network = self.network(request.network)
-        instances = (_instance(request.service, request),) if request.service else ()
+        instances = (self._instance(request.service, request),) if request.service else ()
         if request.host:
             netns, inode, interface = "", 0, host_interface(network.name)
             name = self._own_name()
@@ -183,7 +183,7 @@ class Desk:
         """Make an attachment (the host's own by default) an instance of a service."""
         name = request.attachment or self._own_name()
         item = self._node.attachments.get(request.network, name)
-        changed = with_instance(item, _instance(request.service, request))
+        changed = with_instance(item, self._instance(request.service, request))
         self._node.attachments.put(changed)
         self._node.speak()
         self._node.changed()
@@ -197,6 +197,16 @@ class Desk:
         self._node.speak()
         self._node.changed()
         return changed
+
+    def _instance(self, service: str, request: AttachRequest | ServiceRequest) -> LocalInstance:
+        view = self._node.view
+        taken = "node" if view.named(service) else "network" if service in view.networks else ""
+        if taken:
+            raise Conflict(
+                f"service {service} cannot be told from the {taken} of that name",
+                "Choose another service name.",
+            )
+        return _instance(service, request)
 
     def describe(self, item: LocalAttachment) -> Attached:
         """Return what an attachment was given."""

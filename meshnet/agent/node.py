@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnet import __version__
 from meshnet.agent.attachments import Attachments
@@ -175,6 +175,11 @@ class MeshNode:
 
     def _seen(self, host: Host) -> None:
         self.kernel_state = host
+
+    async def look(self) -> None:
+        """Read the tunnel now, for a report that is fresh."""
+        host = await asyncio.to_thread(self.machine.kernel.read, networks=())
+        self.kernel_state = replace(self.kernel_state, tunnel=host.tunnel)
 
     # What is done about it
 
