@@ -27,7 +27,9 @@ class Settings:
 
     @property
     def coordinator_socket(self) -> Path:
-        return self.run_dir / "coordinator.sock"
+        """The admin socket: where the unit puts it, or where one run by hand does."""
+        by_unit = self.run_dir / "coordinator" / "coordinator.sock"
+        return by_unit if by_unit.exists() else self.run_dir / "coordinator.sock"
 
     @property
     def arguments(self) -> list[str]:
