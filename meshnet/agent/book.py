@@ -58,6 +58,10 @@ class Book:
 
     def take(self, signed: Iterable[SignedFact], carrier: str) -> list[Fact]:
         """Take in facts from outside and return the news; bad ones are counted and logged."""
+        return self.admit(self.open(signed, carrier))
+
+    def open(self, signed: Iterable[SignedFact], carrier: str) -> list[Fact]:
+        """Verify facts from outside; return those that are sound."""
         opened = []
         for item in signed:
             try:
@@ -65,7 +69,7 @@ class Book:
             except MeshnetError as error:
                 REFUSED.labels("invalid").inc()
                 log.warning("fact from %s refused: %s", carrier, error.message)
-        return self._admit(opened)
+        return opened
 
     def say(self, bodies: Iterable[Record]) -> list[Fact]:
         """Make this the whole of what the node says of itself; return the facts that changed."""
@@ -80,12 +84,13 @@ class Book:
             elif body is None and known is not None and not known.deleted:
                 sequence += 1
                 changed.append(sign_deletion(self._key, *slot, sequence))
-        return self._admit(changed)
+        return self.admit(changed)
 
     def _said(self) -> list[tuple[str, str]]:
         return [(f.slot.kind, f.slot.key) for f in self.own if f.slot.kind in RECORDS]
 
-    def _admit(self, facts: Sequence[Fact]) -> list[Fact]:
+    def admit(self, facts: Sequence[Fact]) -> list[Fact]:
+        """Merge sound facts; the news is on disk and in the view when this returns."""
         news = self.facts.merge(facts)
         try:
             self._journal.append(news)

@@ -58,6 +58,7 @@ class Membership(msgspec.Struct, frozen=True):
     address4: IPv4Address
     address6: IPv6Address
     not_after: int
+    issued: int = 0
     wireguard: tuple[PublicKey, ...] = ()
     tags: tuple[str, ...] = ()
 
@@ -101,6 +102,7 @@ class Lease(msgspec.Struct, frozen=True):
     node: str
     prefix: Prefix
     not_after: int
+    issued: int = 0
 
     @property
     def slot(self) -> str:
