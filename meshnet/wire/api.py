@@ -105,8 +105,8 @@ class JoinRequest(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"JoinRequest(name={self.name!r}, identity={self.identity}, secret=hidden)"
 
-    def __rich_repr__(self) -> object:
-        yield "name", self.name
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("name", self.name), ("identity", self.identity)]
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -234,7 +234,7 @@ ERRORS = (
 )
 CLOCK = "clock"
 TOO_LARGE = "too-large"
-_BY_CODE = {
+_BY_CODE: dict[str, type[MeshnetError]] = {
     **{form.code: form.kind for form in ERRORS},
     CLOCK: NotAuthentic,
     TOO_LARGE: BadInput,
@@ -251,5 +251,5 @@ def form_of(error: MeshnetError) -> tuple[str, int]:
 
 def error_from(problem: Problem, status: int) -> MeshnetError:
     """Return the error that an answer stands for."""
-    kind = _BY_CODE.get(problem.code, Unavailable if status >= 500 else Refused)
-    return kind(problem.message, problem.hint)
+    other: type[MeshnetError] = Unavailable if status >= 500 else Refused
+    return _BY_CODE.get(problem.code, other)(problem.message, problem.hint)
