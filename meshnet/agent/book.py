@@ -23,6 +23,9 @@ from meshnet.wire.fact import SignedFact, open_fact, sign, sign_deletion
 
 log = logging.getLogger(__name__)
 
+COMPACT_AFTER = 10_000
+"""Lines beyond twice the facts that a journal may grow to before it is rewritten."""
+
 REFUSED = Counter("meshnet_facts_refused", "Facts that were not taken in", ["reason"])
 
 
@@ -37,6 +40,7 @@ class Book:
         self._clock = clock
         self.facts = FactSet()
         self._viewer = Viewer(root)
+        self._appended = 0
         self._known_refusals: frozenset[Refusal] = frozenset()
         self._root = root
         self.view = View()
@@ -94,6 +98,10 @@ class Book:
         news = self.facts.merge(facts)
         try:
             self._journal.append(news)
+            self._appended += len(news)
+            if self._appended > 2 * len(self.facts) + COMPACT_AFTER:
+                self._journal.compact(self.facts)
+                self._appended = 0
         except MeshnetError as error:
             log.error("facts kept in memory only: %s", error.message)
         if news:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from meshnet.agent.storage import LocalAttachment
-from meshnet.model.addresses import gateway
+from meshnet.errors import BadInput
+from meshnet.model.addresses import Prefix, gateway
 from meshnet.model.keys import PublicKey
 from meshnet.model.names import DEFAULT_NETWORK, ZONE
 from meshnet.model.records import Instance
@@ -46,7 +48,7 @@ def nodes(scene: Scene) -> list[NodeInfo]:
         NodeInfo(
             id=node.id,
             name=node.name,
-            addresses=_mesh_addresses(node),
+            addresses=mesh_addresses(node),
             not_after=node.membership.not_after,
             reachable=scene.reaches(node.id),
             own=node.id == scene.own,
@@ -203,7 +205,18 @@ def by_name(view: View) -> list[Node]:
     return sorted(view.nodes.values(), key=lambda node: (node.name, node.id))
 
 
-def _mesh_addresses(node: Node) -> tuple[str, ...]:
+def parse_prefix(text: str) -> Prefix:
+    """Read a network prefix; raise BadInput for anything else."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{text[:60]!r} is not a prefix", "Give for example 10.50.0.0/16."
+        ) from error
+
+
+def mesh_addresses(node: Node) -> tuple[str, ...]:
+    """Return a node's mesh addresses, IPv4 first."""
     return str(node.membership.address4), str(node.membership.address6)
 
 

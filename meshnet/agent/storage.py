@@ -31,6 +31,8 @@ from meshnet.wire.fact import SignedFact, open_fact, seal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+FILES = ("keys.json", "node.json", "attachments.json", "facts.ndjson", "complete")
+
 
 class KeyFile(msgspec.Struct, frozen=True):
     """The secrets of a node, base64. Never printed."""
@@ -101,6 +103,18 @@ class StateDir:
         """Make the directory, readable by root only."""
         with _storage_errors(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def purge(self) -> list[str]:
+        """Remove what an agent keeps here; what others keep beside it stays."""
+        gone = []
+        for name in (*FILES, *(f".{name}.new" for name in FILES)):
+            path = self.path / name
+            if path.exists():
+                path.unlink()
+                gone.append(f"removed {path}")
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+        return gone
 
     def keys(self) -> tuple[SigningKey, PrivateKey]:
         """Return the node's keys; NotFound before it has joined."""

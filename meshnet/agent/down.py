@@ -1,0 +1,35 @@
+"""Shell. Taking everything of ours away, with or without a running agent.
+
+What is ours is known by its mark in the kernel, not from memory, so this also clears what an agent
+of another version or a lost state directory left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from meshnet.agent.storage import StateDir
+from meshnet.dns.feed import stop_server
+from meshnet.linux.port import Kernel
+
+log = logging.getLogger(__name__)
+
+
+def take_away(kernel: Kernel, run_dir: Path) -> list[str]:
+    """End the DNS server and remove all that is marked ours; return a line for each thing."""
+    lines = stop_server(run_dir / "dns.sock")
+    return lines + kernel.purge()
+
+
+def down(state_dir: Path, run_dir: Path, *, purge: bool) -> list[str]:
+    """Do it without an agent; with `purge` the state directory goes as well."""
+    from meshnet.agent.node import TUNNEL
+    from meshnet.linux.kernel import LinuxKernel
+    from meshnet.linux.wireguard import pick_backend
+
+    lines = take_away(LinuxKernel(pick_backend(), TUNNEL), run_dir)
+    (run_dir / "agent.sock").unlink(missing_ok=True)
+    if purge:
+        lines += StateDir(state_dir).purge()
+    return lines

@@ -1,0 +1,214 @@
+"""Shell. The agent's process: what it is made of, how it starts and how it ends.
+
+On SIGTERM it stops and leaves everything in place: tunnels, networks and the DNS process go on
+without it, and the next agent adopts them. Only `down` takes them away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshnet import __version__
+from meshnet.agent import api, report
+from meshnet.agent.attachments import boot_id
+from meshnet.agent.client import CoordinatorClient
+from meshnet.agent.desk import Desk
+from meshnet.agent.names import Names
+from meshnet.agent.node import TUNNEL, Machine, MeshNode
+from meshnet.agent.notify import notify, watchdog_interval
+from meshnet.agent.storage import StateDir
+from meshnet.agent.uplink import Uplink
+from meshnet.errors import MeshnetError, Unavailable
+from meshnet.linux.kernel import LinuxKernel
+from meshnet.linux.underlay import underlay
+from meshnet.linux.wireguard import find_free_port, pick_backend
+from meshnet.wire import local
+
+log = logging.getLogger(__name__)
+
+HOST_RETRY_FIRST, HOST_RETRY_LAST = 0.2, 30.0
+CERTIFICATE_ALARM = 3 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where the agent keeps its files and its sockets."""
+
+    state_dir: Path
+    run_dir: Path
+
+
+def run(config: Config) -> None:
+    """Be the agent until SIGTERM or SIGINT; raise a MeshnetError when it cannot start."""
+    asyncio.run(Agent(config).run())
+
+
+class Agent(api.Steward):
+    """The agent: a node, its line to a coordinator, its names, its local API."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        state = StateDir(config.state_dir)
+        settings = state.settings()
+        self.kernel = LinuxKernel(pick_backend(), TUNNEL)
+        machine = Machine(self.kernel, underlay, find_free_port, boot_id())
+        self.node = MeshNode(state, machine)
+        self.client = CoordinatorClient(settings.urls, settings.pins, self.node.identity)
+        self.uplink = Uplink(self.node, self.client)
+        self.desk = Desk(self.node, self.uplink)
+        self.names = Names(self.node, config.run_dir, forward=settings.dns_forward)
+        self._started = int(time.time())
+        self._stop = asyncio.Event()
+        self._purge: bool | None = None
+
+    async def run(self) -> None:
+        """Run until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        work = asyncio.ensure_future(self._work())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        stop.cancel()
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        if self._purge is not None:
+            await self._take_away()
+
+    async def _work(self) -> None:
+        runner = await api.serve(
+            api.Api(self.node, self.desk, self), self._config.run_dir / local.SOCKET
+        )
+        try:
+            await self.node.run(
+                self.uplink.run, self.names.run, self._hosts, self._events, self._ready
+            )
+        finally:
+            await runner.cleanup()
+            await self.client.close()
+
+    async def _ready(self) -> None:
+        """Tell systemd, then give signs of life for as long as the loop turns."""
+        notify("READY=1", f"STATUS={self.node.name_of(self.node.id)}: {self.kernel.backend}")
+        log.info("agent %s, WireGuard: %s", __version__, self.kernel.backend)
+        interval = watchdog_interval()
+        while interval is not None:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+    async def _events(self) -> None:
+        """Wake whoever is concerned when the kernel says that something changed."""
+        async for event in self.kernel.events():
+            if event.host:
+                self.node.underlay_changed()
+            self.node.reconciler.wake()
+
+    async def _hosts(self) -> None:
+        """Attach the host itself to the networks it is to be on, and ask for room in good time."""
+        pause = HOST_RETRY_FIRST
+        while True:
+            try:
+                if self.node.me is not None:
+                    await self._attach_hosts()
+                    await self._lease_ahead()
+                pause = min(pause * 1.5, HOST_RETRY_LAST)
+            except MeshnetError as error:
+                log.debug("host's own attachments wait: %s", error.message)
+                pause = min(pause * 2, HOST_RETRY_LAST)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))
+
+    async def _attach_hosts(self) -> None:
+        attached = {item.network for item in self.node.attachments if item.host}
+        for network in self.node.settings.host_networks:
+            if network in self.node.view.networks and network not in attached:
+                await self.desk.attach(local.AttachRequest(host=True, network=network))
+
+    async def _lease_ahead(self) -> None:
+        for name in sorted(self.node.attachments.networks() & self.node.view.networks.keys()):
+            for prefix in self.node.view.networks[name].prefixes:
+                if self.uplink.connected and self.desk.nearly_full(name, prefix.version):
+                    await self.uplink.lease(name, prefix.version)
+
+    # The local API's needs
+
+    def status(self) -> local.Status:
+        """Return the agent on one page."""
+        scene, me = self.node.scene(), self.node.me
+        return local.Status(
+            version=__version__,
+            node=self.node.id,
+            name=me.name if me else self.node.settings.name,
+            addresses=report.mesh_addresses(me) if me else (),
+            interface=TUNNEL,
+            backend=self.kernel.backend,
+            public_key=str(self.node.wireguard.public),
+            listen_port=self.node.listen_port,
+            mtu=self.node.tunnel_mtu,
+            coordinator=local.CoordinatorState(
+                connected=self.uplink.connected,
+                url=self.uplink.url,
+                since=self.uplink.since,
+                last_error=self.uplink.last_error,
+            ),
+            dns=self.names.state(),
+            counts=report.counts(scene),
+            revision=self.uplink.revision or 0,
+            digest=self.node.book.facts.digest,
+            membership_not_after=me.membership.not_after if me else 0,
+            started=self._started,
+            now=int(time.time()),
+            last_reconcile=int(self.node.reconciler.last),
+            repairs=dict(sorted(self.node.reconciler.repairs.items())),
+            refused=len(self.node.view.refusals),
+            warnings=tuple(self._warnings()),
+        )
+
+    def _warnings(self) -> list[str]:
+        me = self.node.me
+        warnings = [f"the kernel refuses: {text}" for text in self.node.reconciler.failing]
+        if me is None:
+            warnings.append("this node is no member: its certificate is missing, over or revoked")
+        elif me.membership.not_after - time.time() < CERTIFICATE_ALARM:
+            warnings.append("the node's certificate ends in under three days and is not renewed")
+        if not self.uplink.connected:
+            warnings.append(f"no coordinator: {self.uplink.last_error or 'connecting'}")
+        return warnings
+
+    async def dns(self, name: str, kind: str) -> local.DnsAnswer:
+        """Ask this node's DNS server."""
+        return await self.names.query(name, kind)
+
+    async def create_network(self, request: local.NetworkRequest) -> None:
+        """Have a coordinator make a network."""
+        prefixes = tuple(report.parse_prefix(text) for text in request.prefixes)
+        await self.uplink.create_network(request.name, prefixes, flood=request.flood)
+
+    async def remove_network(self, name: str) -> None:
+        """Have a coordinator take a network away."""
+        await self.uplink.remove_network(name)
+
+    async def down(self, *, purge: bool) -> None:
+        """Stop, and take all of ours away."""
+        self._purge = purge
+        asyncio.get_running_loop().call_later(0.1, self._stop.set)
+
+    async def _take_away(self) -> None:
+        from meshnet.agent.down import take_away
+
+        await self.names.stop()
+        for line in take_away(self.kernel, self._config.run_dir):
+            log.info("%s", line)
+        if self._purge:
+            StateDir(self._config.state_dir).purge()
+
+
+__all__ = ["Agent", "Config", "Unavailable", "run"]
