@@ -1,0 +1,145 @@
+"""Whom to probe, what silence means, and which endpoint to try: with a clock we turn by hand."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnet.errors import BadInput
+from meshnet.model.addresses import Endpoint
+from meshnet.model.records import Candidate
+from meshnet.paths.endpoints import HEAD_START, TRY_FOR, Contact, Endpoints, ranked
+from meshnet.paths.liveness import ANSWER_LIMIT, MISSES, Liveness, Reach
+from meshnet.wire.probe import ANSWER, ASK, Probe
+
+A, B = Endpoint.parse("192.0.2.1:51820"), Endpoint.parse("198.51.100.1:51820")
+
+
+def run(liveness: Liveness, start: float, seconds: float, alive: set[str]) -> float:
+    """Turn the clock in steps of 10 ms; peers in `alive` answer at once. Return the time."""
+    now = start
+    while now < start + seconds:
+        liveness.missed(now)
+        for node, nonce in liveness.due(now):
+            if node in alive:
+                liveness.answered(node, nonce, now)
+        now += 0.01
+    return now
+
+
+def test_a_new_peer_is_unknown_until_it_answers() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a"}, 0.0)
+    assert liveness.reach("a") is Reach.UNKNOWN
+    run(liveness, 0.0, 0.05, {"a"})
+    assert liveness.reach("a") is Reach.REACHABLE
+
+
+def test_a_dead_peer_is_noticed_within_two_and_a_half_seconds_in_a_small_mesh() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a", "b"}, 0.0)
+    now = run(liveness, 0.0, 10.0, {"a", "b"})
+    now = run(liveness, now, 1.0 + MISSES * ANSWER_LIMIT + 0.2, {"a"})
+    assert liveness.reachable == {"a"}
+    assert liveness.reach("b") is Reach.UNREACHABLE
+
+
+def test_one_lost_probe_takes_nobody_out() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a"}, 0.0)
+    now = run(liveness, 0.0, 5.0, {"a"})
+    now = run(liveness, now, 0.5, set())
+    run(liveness, now, 2.0, {"a"})
+    assert liveness.reach("a") is Reach.REACHABLE
+    assert liveness.since("a") is not None
+    assert liveness.since("a") < 1.0  # type: ignore[operator]
+
+
+def test_a_hint_makes_us_ask_at_once_and_believe_nothing() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a"}, 0.0)
+    now = run(liveness, 0.0, 3.5, {"a"})
+    assert not list(liveness.due(now))
+    liveness.suspect("a", now)
+    assert [node for node, _ in liveness.due(now)] == ["a"]
+    assert liveness.reach("a") is Reach.REACHABLE
+
+
+def test_an_answer_with_another_nonce_says_nothing() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a"}, 0.0)
+    [(node, nonce)] = liveness.due(0.0)
+    assert liveness.answered(node, nonce + 1, 0.1) == set()
+    assert liveness.reach("a") is Reach.UNKNOWN
+
+
+@given(st.integers(1, 2000))
+def test_a_node_never_sends_over_sixty_probes_a_second_once_all_answer(count: int) -> None:
+    liveness = Liveness()
+    peers = {f"n{number}" for number in range(count)}
+    liveness.set_peers(peers, 0.0)
+    for node, nonce in list(liveness.due(0.0)):
+        liveness.answered(node, nonce, 0.0)
+    assert count / liveness.idle_interval <= 60
+    assert liveness.next_event(0.0) >= 0.9
+
+
+def test_the_one_who_begins_tries_at_once_and_the_other_after_its_head_start() -> None:
+    first, second = Endpoints(), Endpoints()
+    assert first.step({"p": Contact((A, B), begin=True)}, frozenset(), 0.0) == {"p": A}
+    contact = {"p": Contact((A, B), begin=False)}
+    assert second.step(contact, frozenset(), 0.0) == {}
+    assert second.step(contact, frozenset(), HEAD_START + 0.01) == {"p": A}
+
+
+def test_candidates_are_tried_in_turn_until_the_peer_answers() -> None:
+    endpoints = Endpoints()
+    contact = {"p": Contact((A, B), begin=True)}
+    tried = [
+        endpoints.step(contact, frozenset(), turn * (TRY_FOR + 0.1)).get("p") for turn in range(4)
+    ]
+    assert tried == [A, B, A, B]
+    assert endpoints.step(contact, frozenset({"p"}), 100.0) == {}
+
+
+def test_a_peer_that_is_lost_again_starts_over_with_the_best_candidate() -> None:
+    endpoints = Endpoints()
+    contact = {"p": Contact((A, B), begin=True)}
+    endpoints.step(contact, frozenset(), 0.0)
+    endpoints.step(contact, frozenset({"p"}), 1.0)
+    assert endpoints.step(contact, frozenset(), 50.0) == {"p": A}
+
+
+def test_candidates_on_a_subnet_of_ours_come_first_and_those_in_the_mesh_never() -> None:
+    own = [ip_interface("198.51.100.7/24")]
+    candidates = [
+        Candidate(A, "local"),
+        Candidate(B, "observed"),
+        Candidate(Endpoint(ip_address("10.213.0.9"), 1), "local"),
+        Candidate(Endpoint(ip_address("2001:db8::1"), 1), "local"),
+    ]
+    assert ranked(candidates, own, [ip_network("10.213.0.0/16")]) == (B, A)
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(min_size=16, max_size=16))
+def test_a_probe_survives_the_wire(nonce: int, digest: bytes) -> None:
+    for kind in (ASK, ANSWER):
+        probe = Probe(kind, nonce, digest.hex())
+        assert Probe.parse(probe.pack()) == probe
+
+
+@given(st.binary(max_size=64))
+def test_bytes_that_are_no_probe_are_bad_input_and_nothing_else(data: bytes) -> None:
+    try:
+        probe = Probe.parse(data)
+    except BadInput:
+        return
+    assert probe.pack() == data
+
+
+def test_an_endpoint_without_a_port_is_refused() -> None:
+    with pytest.raises(BadInput, match="ADDRESS:PORT"):
+        Endpoint.parse("192.0.2.1")
