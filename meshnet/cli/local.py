@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
+import struct
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -41,18 +43,22 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self._path = settings.run_dir / SOCKET
 
-    @property
-    def present(self) -> bool:
-        """Say whether an agent listens; raise when that cannot be known."""
+    def process(self) -> int | None:
+        """Return a descriptor of the agent's process (pidfd_open(2)), or None when none listens."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(self._path))
+                pid, _, _ = struct.unpack(
+                    "3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                )
+                return os.pidfd_open(pid)
+            except ProcessLookupError:
+                return None
             except OSError as error:
                 mapped = _socket_error(self._path, error)
                 if isinstance(mapped, Unavailable):
-                    return False
+                    return None
                 raise mapped from error
-        return True
 
     def get(self, path: str, kind: type[T], **query: str) -> T:
         return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, kind)

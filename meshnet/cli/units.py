@@ -56,7 +56,12 @@ def enable(name: str) -> bool:
 
 
 def stop(name: str) -> None:
-    """Disable a unit and stop it."""
+    """Stop a unit; it starts again at the next boot if it is enabled."""
+    _systemctl("stop", name)
+
+
+def disable(name: str) -> None:
+    """Stop a unit for good."""
     _systemctl("disable", "--now", name)
 
 

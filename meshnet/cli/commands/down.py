@@ -1,0 +1,73 @@
+"""Face. Take meshnet out of the kernel, with or without an agent to ask."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import click
+
+from meshnet.cli.local import Agent
+from meshnet.cli.output import step
+from meshnet.cli.settings import Settings
+from meshnet.errors import Unavailable
+from meshnet.wire.local import Done, DownRequest
+
+PATIENCE = 30.0
+
+
+@click.command()
+@click.option("--purge", is_flag=True, help="Forget the membership, the keys and all facts too.")
+@click.option("--yes", is_flag=True, help="Do not ask before a purge.")
+@click.pass_obj
+def down(settings: Settings, purge: bool, yes: bool) -> None:
+    """Stop the agent and take all that is meshnet's out of this machine's kernel.
+
+    Tunnels, networks, routes and filters go, and only those that carry our mark. The membership
+    stays, so `meshnet agent` brings everything back. With --purge nothing is left of it; the
+    machine then needs a new token to join again.
+
+    \b
+      meshnet down
+      meshnet down --purge --yes
+    """
+    if purge and not yes:
+        question = f"Forget the membership and the keys in {settings.state_dir}?"
+        click.confirm(question, abort=True, err=True)
+    _stop_unit(settings, purge)
+    _ask_agent(settings, purge)
+    from meshnet.agent.down import down as take_away
+
+    for line in take_away(settings.state_dir, settings.run_dir, purge=purge):
+        step(line)
+
+
+def _stop_unit(settings: Settings, purge: bool) -> None:
+    from meshnet.cli import units
+
+    unit = "meshnet-agent.service"
+    if settings.arguments or not units.systemd_here() or not units.is_active(unit):
+        return
+    if purge:
+        step(f"stopping {unit}, now and at every boot")
+        units.disable(unit)
+    else:
+        step(f"stopping {unit}")
+        units.stop(unit)
+
+
+def _ask_agent(settings: Settings, purge: bool) -> None:
+    """Have an agent that runs take its own away and end, and wait until it has ended."""
+    agent = Agent(settings)
+    process = agent.process()
+    if process is None:
+        return
+    step("the agent stops and takes all of its own away")
+    try:
+        agent.post("/v1/down", DownRequest(purge=purge), Done)
+        if not select.select([process], [], [], PATIENCE)[0]:
+            raise Unavailable(
+                f"the agent has not ended in {PATIENCE:.0f} s", "See what it logs, then end it."
+            )
+    finally:
+        os.close(process)

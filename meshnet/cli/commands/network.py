@@ -1,0 +1,68 @@
+"""Face. Create and remove networks: by the coordinator on this machine, or else by the agent."""
+
+from __future__ import annotations
+
+import click
+
+from meshnet.cli import types
+from meshnet.cli.complete import complete_network
+from meshnet.cli.local import Agent
+from meshnet.cli.output import json_option, print_json
+from meshnet.cli.settings import Settings
+from meshnet.wire.local import Done, NetworkInfo, NetworkRequest
+
+
+@click.group()
+def network() -> None:
+    """Create and remove networks.
+
+    A network is one isolated segment across all nodes, with prefixes of its own.
+
+    \b
+      meshnet network create appnet
+      meshnet network rm appnet
+    """
+
+
+@network.command()
+@click.argument("name", type=types.name_of("network"))
+@click.option(
+    "--prefix",
+    "prefixes",
+    type=types.prefix,
+    multiple=True,
+    metavar="PREFIX",
+    help="Its prefix, one of each family at most.  [default: free ones]",
+)
+@click.option("--flood", is_flag=True, help="Carry broadcast and multicast to all members.")
+@json_option
+@click.pass_obj
+def create(
+    settings: Settings, name: str, prefixes: tuple[str, ...], flood: bool, as_json: bool
+) -> None:
+    """Create network NAME.
+
+    Containers on different networks never see each other, also where prefixes overlap.
+
+    \b
+      meshnet network create appnet
+      meshnet network create appnet --prefix 10.20.0.0/16 --prefix fd00:20::/64
+    """
+    request = NetworkRequest(name=name, prefixes=prefixes, flood=flood)
+    made = Agent(settings).post("/v1/networks", request, NetworkInfo)
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"network {made.name}: VNI {made.vni}, {' '.join(made.prefixes)}")
+
+
+@network.command()
+@click.argument("name", type=types.name_of("network"), shell_complete=complete_network)
+@click.pass_obj
+def rm(settings: Settings, name: str) -> None:
+    """Remove network NAME. It must have no attachments left.
+
+    \b
+      meshnet network rm appnet
+    """
+    click.echo(Agent(settings).delete(f"/v1/networks/{name}", Done).message)
