@@ -108,7 +108,7 @@ def _socket_error(path: Path, error: OSError) -> MeshnetError:
             f"no agent listens on {path}",
             "Join a mesh with `meshnet join`, or start it: `systemctl start meshnet-agent`.",
         )
-    if error.errno in (errno.ENAMETOOLONG, None):
+    if type(error) is OSError and error.errno in (errno.ENAMETOOLONG, None):
         return BadInput(
             f"socket path {path} cannot be used: {error}", "Choose a shorter --run-dir."
         )
