@@ -36,6 +36,7 @@ from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
 from meshnet.paths.liveness import Liveness
 from meshnet.plan.desired import Local, desired, tunnel_mtus
+from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu, tunnel_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.state import Host
@@ -83,6 +84,7 @@ class MeshNode:
         self.listen_port = self.settings.listen_port
         self.kernel_state = Host()
         self._underlay = machine.underlay()
+        self._entries = Entries()
         self._chosen: dict[str, Endpoint] = {}
         self._changed = asyncio.Event()
         self._configured = False
@@ -127,7 +129,7 @@ class MeshNode:
             ports=self.attachments.ports(),
             endpoints=self._endpoints_by_key(),
         )
-        return desired(self.view, local)
+        return desired(self.view, local, self._entries)
 
     def _endpoints_by_key(self) -> dict[PublicKey, Endpoint]:
         nodes = self.view.nodes

@@ -1,23 +1,20 @@
 """Pure. From the view and what this node knows of itself to the desired state of its host.
 
 A network lives on this host when a port of this host is on it. Entries of a network (FDB and
-neighbours) come from attachments of other nodes and from nothing else. A remote attachment's MAC
-counts only if it is the one that belongs to its address, or if nobody else's is the same: so no
-node can draw another's frames to itself.
+neighbours) come from attachments of other nodes and from nothing else; see `entries`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_interface, ip_network
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, ip_interface
 
 from meshnet.model.addresses import (
     Address,
     Endpoint,
     Interface,
     Prefix,
-    attachment_mac,
     gateway,
     gateway_mac,
     vtep_mac,
@@ -26,8 +23,9 @@ from meshnet.model.keys import PrivateKey, PublicKey
 from meshnet.model.records import Attachment
 from meshnet.model.statements import Network
 from meshnet.model.view import Node, View
+from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu
-from meshnet.plan.state import HOST, VXLAN_PORT, Guard, Host, Peer, Port, Segment, Tunnel
+from meshnet.plan.state import VXLAN_PORT, Guard, Host, Peer, Port, Segment, Tunnel
 
 KEEPALIVE_BEHIND_NAT = 25
 """Seconds; shorter than the UDP mapping time-out of common NATs (RFC 4787, section 4.3)."""
@@ -63,8 +61,11 @@ class Local:
     agent_port: int = 7420
 
 
-def desired(view: View, local: Local) -> Host:
-    """Return all that should be on this host; an empty host while it is no member."""
+def desired(view: View, local: Local, entries: Entries) -> Host:
+    """Return all that should be on this host; an empty host while it is no member.
+
+    `entries` is the memory of an earlier call, or new: it saves time and changes nothing else.
+    """
     me = view.nodes.get(local.node)
     mesh = view.statements.mesh
     if me is None or mesh is None:
@@ -80,29 +81,23 @@ def desired(view: View, local: Local) -> Host:
         mtu=local.mtu,
         addresses=addresses,
         routes=prefixes,
-        peers=_peers(view, local),
+        peers=_peers(view, local, entries),
     )
     guard = Guard(local.tunnel, prefixes, frozenset({VXLAN_PORT}))
-    return Host(tunnel, guard, _segments(view, local, me))
+    return Host(tunnel, guard, _segments(view, local, me, entries))
 
 
-def _peers(view: View, local: Local) -> dict[PublicKey, Peer]:
+def _peers(view: View, local: Local, entries: Entries) -> dict[PublicKey, Peer]:
     keepalive = KEEPALIVE_BEHIND_NAT if local.behind_nat else 0
-    return {
-        node.record.wireguard[0]: Peer(
-            allowed_ips=allowed_ips(node),
-            endpoint=local.endpoints.get(node.record.wireguard[0]),
-            keepalive=keepalive,
-        )
-        for node in view.nodes.values()
-        if node.record is not None and node.id != local.node
+    peers = {
+        node.record.wireguard[0]: entries.peer(node, keepalive)
+        for node in remote_nodes(view, local.node)
+        if node.record is not None
     }
-
-
-def allowed_ips(node: Node) -> frozenset[Prefix]:
-    """Return a node's mesh addresses as prefixes: they are its VTEPs and all it may send from."""
-    addresses = (node.membership.address4, node.membership.address6)
-    return frozenset(ip_network(address) for address in addresses)
+    for key, endpoint in local.endpoints.items():
+        if key in peers:
+            peers[key] = replace(peers[key], endpoint=endpoint)
+    return peers
 
 
 def tunnel_mtus(view: View, own: int) -> list[int]:
@@ -110,18 +105,21 @@ def tunnel_mtus(view: View, own: int) -> list[int]:
     return [own, *(node.record.mtu for node in view.nodes.values() if node.record)]
 
 
-def _segments(view: View, local: Local, me: Node) -> dict[str, Segment]:
+def _segments(view: View, local: Local, me: Node, entries: Entries) -> dict[str, Segment]:
     mtu = network_mtu(tunnel_mtus(view, local.mtu))
     used = sorted({port.attachment.network for port in local.ports})
     return {
-        name: _segment(view, local, me, view.networks[name], mtu)
+        name: _segment(view, local, me, view.networks[name], mtu, entries)
         for name in used
         if name in view.networks
     }
 
 
-def _segment(view: View, local: Local, me: Node, network: Network, mtu: int) -> Segment:
-    fdb, neighbours = entries(network, remote_attachments(view, local.node, network.name))
+def _segment(
+    view: View, local: Local, me: Node, network: Network, mtu: int, entries: Entries
+) -> Segment:
+    nodes = remote_nodes(view, local.node)
+    fdb, neighbours = entries.of(network, nodes)
     return Segment(
         vni=network.vni,
         mtu=mtu,
@@ -138,7 +136,7 @@ def _segment(view: View, local: Local, me: Node, network: Network, mtu: int) -> 
             for port in local.ports
             if port.attachment.network == network.name
         },
-        flood=_flood(view, local.node, network),
+        flood=_flood(nodes, network),
     )
 
 
@@ -163,37 +161,19 @@ def on_link(network: Network, addresses: Iterable[Address]) -> list[Interface]:
     ]
 
 
-def remote_attachments(
-    view: View, own_node: str, network: str
-) -> list[tuple[Attachment, IPv4Address]]:
-    """Return attachments of other nodes that have a tunnel, with the VTEP of their node."""
-    return [
-        (attachment, node.membership.address4)
-        for node, attachment in view.attachments(network)
-        if node.id != own_node and node.record is not None
-    ]
+def remote_nodes(view: View, own_node: str) -> list[Node]:
+    """Return the other nodes that have a tunnel."""
+    return [node for node in view.nodes.values() if node.id != own_node and node.record is not None]
 
 
-def entries(
-    network: Network, attachments: list[tuple[Attachment, IPv4Address]]
-) -> tuple[dict[str, IPv4Address], dict[Address, str]]:
-    """Return (FDB, neighbours); MACs that follow from their address are entered first and stay."""
-    fdb: dict[str, IPv4Address] = {}
-    neighbours: dict[Address, str] = {}
-
-    def is_own(attachment: Attachment) -> bool:
-        return attachment.mac == attachment_mac(network.vni, attachment.addresses[0])
-
-    for attachment, vtep in sorted(attachments, key=lambda pair: not is_own(pair[0])):
-        if fdb.setdefault(attachment.mac, vtep) == vtep:
-            neighbours.update((address, attachment.mac) for address in attachment.addresses)
-    return fdb, neighbours
-
-
-def _flood(view: View, own_node: str, network: Network) -> frozenset[IPv4Address]:
+def _flood(nodes: list[Node], network: Network) -> frozenset[IPv4Address]:
     if not network.flood:
         return frozenset()
-    return frozenset(vtep for _, vtep in remote_attachments(view, own_node, network.name))
+    return frozenset(
+        node.membership.address4
+        for node in nodes
+        if any(name == network.name for name, _ in node.attachments)
+    )
 
 
 def host_interface(network: str) -> str:
@@ -203,6 +183,3 @@ def host_interface(network: str) -> str:
 
 def _short(text: str) -> str:
     return f"{sum(ord(char) * 31**place for place, char in enumerate(text)) % 16**5:05x}"
-
-
-__all__ = ["HOST", "Local", "LocalPort", "desired"]

@@ -11,7 +11,7 @@ gift to the new peer takes it from the old one, so it is not taken away beforeha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from meshnet.model.addresses import Prefix
@@ -192,12 +192,14 @@ def _segment_removals(name: str, want: Segment | None, have: Segment) -> Iterato
 
 
 def _differing(want: Mapping[K, V], have: Mapping[K, V]) -> dict[K, V]:
-    return {key: want[key] for key in _sorted(want) if have.get(key) != want[key]}
+    """Return what is missing or other in `have`, sorted; there may be thousands that are not."""
+    if want is have:
+        return {}
+    differing = [key for key, value in want.items() if have.get(key) != value]
+    return {key: want[key] for key in sorted(differing, key=str)}
 
 
 def _without(have: Mapping[K, V], want: Mapping[K, V]) -> dict[K, V]:
-    return {key: have[key] for key in _sorted(have.keys() - want.keys())}
-
-
-def _sorted(keys: Iterable[K]) -> list[K]:
-    return sorted(keys, key=str)
+    if want is have:
+        return {}
+    return {key: have[key] for key in sorted((key for key in have if key not in want), key=str)}
