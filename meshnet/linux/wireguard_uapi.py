@@ -1,0 +1,285 @@
+"""Driver. WireGuard outside the kernel: wireguard-go, by its socket.
+
+The daemon makes a tun device and listens on /run/wireguard/NAME.sock. The dialogue
+(wireguard.com/xplatform) is text, keys in hexadecimal, one operation a connection:
+
+    us → daemon   get=1 ⏎ ⏎
+    daemon → us   private_key=… listen_port=… fwmark=… { public_key=… endpoint=… allowed_ip=… … }
+                  errno=0 ⏎ ⏎
+
+    us → daemon   set=1 ⏎ public_key=… ⏎ allowed_ip=192.0.2.0/24 ⏎ allowed_ip=-198.51.100.0/24 ⏎ ⏎
+    daemon → us   errno=0 ⏎ ⏎
+
+What comes before a line that is refused has been applied.
+
+The daemon puts itself in the background, in a session of its own, and so outlives the agent: its
+first process opens tun and socket, tells by its exit status how that went, and leaves the rest to
+a child that belongs to init. Whoever finds the socket answering goes on with that daemon. Removing
+the socket file ends it, and its device goes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+
+from meshnet.errors import KernelRefused, MeshnetError, Unavailable
+from meshnet.linux.wireguard import Device, port_in_use, refused
+from meshnet.linux.wireguard_base import RealWireGuard
+from meshnet.linux.wireguard_link import delete_link
+from meshnet.model.addresses import Endpoint, Prefix
+from meshnet.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshnet.plan.operations import PeerChange
+from meshnet.plan.state import Peer, PeerStatus
+
+BINARY = "wireguard-go"
+SOCKETS = Path("/run/wireguard")
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+
+
+class WireGuardGo(RealWireGuard):
+    """WireGuard devices of the current network and mount namespace, one daemon each."""
+
+    kind = "tun"
+
+    def __init__(self) -> None:
+        """Raise Unavailable when wireguard-go is not installed."""
+        super().__init__()
+        self._binary = _find_binary()
+
+    @functools.cached_property
+    def backend(self) -> str:
+        """`wireguard-go VERSION`, as the installed program says."""
+        answer = _run([self._binary, "--version"])
+        words = answer.stdout.split()
+        version = words[1].removeprefix("v") if len(words) > 1 else "of unknown version"
+        return f"{BINARY} {version}"
+
+    def _make(self, name: str) -> None:
+        SOCKETS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        answer = _run([self._binary, name])
+        if answer.returncode:
+            words = answer.stderr.strip().splitlines()
+            raise Unavailable(
+                f"wireguard-go cannot make device {name}: {words[-1] if words else 'no reason'}",
+                "Check that /dev/net/tun is there (`modprobe tun`).",
+            )
+        # The child sets an MTU of its own before it answers for the first time.
+        self._fetch(name)
+
+    def _destroy(self, name: str) -> None:
+        """Take the socket away and wait for the daemon's end, which frees the device's port."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+            channel.settimeout(_STOP_SECONDS)
+            with contextlib.suppress(OSError):
+                channel.connect(str(_socket_path(name)))
+                _socket_path(name).unlink()
+                channel.recv(1)
+        _socket_path(name).unlink(missing_ok=True)
+        delete_link(name)
+
+    def _fetch(self, name: str) -> Device:
+        return parse_device(_exchange(name, "get=1\n\n", f"read WireGuard device {name}"))
+
+    def _set_device(self, name: str, key: PrivateKey, port: int, fwmark: int) -> None:
+        device = self._fetch(name)
+        lines = [f"private_key={key.raw.hex()}"]
+        # The daemon would close and open its socket again, and lose what arrives meanwhile.
+        lines += [f"listen_port={port}"] if port != device.listen_port else []
+        lines += [f"fwmark={fwmark}"] if fwmark != device.fwmark else []
+        try:
+            self._set(name, lines, f"set key, port {port} and fwmark {fwmark} of {name}")
+        except KernelRefused as error:
+            if error.errno == errno.EADDRINUSE:
+                raise port_in_use(name, port) from error
+            raise
+
+    def _set_peers(self, name: str, changes: Sequence[PeerChange]) -> None:
+        if changes:
+            self._set(name, format_peers(changes), f"change {len(changes)} peers of {name}")
+
+    def _holds(self, name: str, port: int) -> bool:
+        return self._fetch(name).listen_port == port
+
+    def _set(self, name: str, lines: Iterable[str], what: str) -> None:
+        _exchange(name, "\n".join(("set=1", *lines, "", "")), what)
+
+
+def format_peers(changes: Iterable[PeerChange]) -> Iterator[str]:
+    """Yield the lines that carry out `changes`, in order."""
+    for change in changes:
+        yield f"public_key={change.key.raw.hex()}"
+        if change.remove:
+            yield "remove=true"
+            continue
+        if change.preshared_key is not None:
+            yield f"preshared_key={change.preshared_key.raw.hex()}"
+        if change.endpoint is not None:
+            yield f"endpoint={change.endpoint}"
+        if change.keepalive is not None:
+            yield f"persistent_keepalive_interval={change.keepalive}"
+        for prefix in change.add:
+            yield f"allowed_ip={prefix}"
+        for prefix in change.drop:
+            yield f"allowed_ip=-{prefix}"
+
+
+def parse_device(text: str) -> Device:
+    """Parse the answer to `get=1`, without its errno; KernelRefused with EBADMSG if malformed."""
+    own: dict[str, str] = {}
+    drafts: dict[str, _Draft] = {}
+    values = own
+    try:
+        for line in text.splitlines():
+            key, separator, value = line.partition("=")
+            if not separator:
+                raise ValueError(f"line without a value: {key[:40]!r}")
+            if key == "public_key":
+                draft = drafts.setdefault(value, _Draft())
+                values = draft.values
+            elif key == "allowed_ip":
+                draft.allowed.add(_prefix(value))
+            else:
+                values[key] = value
+        return _device(own, drafts)
+    except (ValueError, UnboundLocalError, MeshnetError) as error:
+        raise KernelRefused(f"malformed WireGuard device: {error}", errno.EBADMSG) from error
+
+
+@dataclass(slots=True)
+class _Draft:
+    values: dict[str, str] = field(default_factory=dict)
+    allowed: set[Prefix] = field(default_factory=set)
+
+
+def _device(own: dict[str, str], drafts: dict[str, _Draft]) -> Device:
+    key = bytes.fromhex(own.get("private_key", ""))
+    peers: dict[PublicKey, Peer] = {}
+    status: dict[PublicKey, PeerStatus] = {}
+    for text, draft in drafts.items():
+        public = PublicKey(bytes.fromhex(text))
+        peers[public] = _peer(draft)
+        status[public] = _status(draft.values)
+    return Device(
+        private_key=PrivateKey(key) if any(key) else None,
+        listen_port=int(own.get("listen_port", "0")),
+        fwmark=int(own.get("fwmark", "0")),
+        peers=peers,
+        status=status,
+    )
+
+
+def _peer(draft: _Draft) -> Peer:
+    values = draft.values
+    preshared = bytes.fromhex(values.get("preshared_key", ""))
+    return Peer(
+        allowed_ips=frozenset(draft.allowed),
+        endpoint=Endpoint.parse(values["endpoint"]) if "endpoint" in values else None,
+        keepalive=int(values.get("persistent_keepalive_interval", "0")),
+        preshared_key=PresharedKey(preshared) if any(preshared) else None,
+    )
+
+
+def _status(values: dict[str, str]) -> PeerStatus:
+    seconds = int(values.get("last_handshake_time_sec", "0"))
+    nanoseconds = int(values.get("last_handshake_time_nsec", "0"))
+    return PeerStatus(
+        last_handshake=seconds + nanoseconds / 1e9,
+        received=int(values.get("rx_bytes", "0")),
+        sent=int(values.get("tx_bytes", "0")),
+    )
+
+
+@functools.lru_cache(maxsize=8192)
+def _prefix(text: str) -> Prefix:
+    """Parse one allowed IP. The same text comes with every answer, hence the cache."""
+    return ip_network(text)
+
+
+def _exchange(name: str, request: str, what: str) -> str:
+    """Send one operation; return the answer without its errno line, raise KernelRefused by it."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+            channel.settimeout(_ANSWER_SECONDS)
+            channel.connect(str(_socket_path(name)))
+            _send(channel, request)
+            answer = _receive(channel)
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise refused(f"{what}: no wireguard-go answers", errno.ENODEV) from error
+    except OSError as error:
+        raise refused(what, error.errno or errno.EIO) from error
+    body, _, verdict = answer.rstrip("\n").rpartition("errno=")
+    if not verdict.lstrip("-").isdecimal():
+        raise KernelRefused(f"{what}: wireguard-go broke off its answer", errno.EBADMSG)
+    if int(verdict):
+        raise refused(what, abs(int(verdict)))
+    return body
+
+
+def _send(channel: socket.socket, request: str) -> None:
+    """Send all, unless the daemon refuses a line early: then its verdict is there to be read."""
+    try:
+        channel.sendall(request.encode())
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _receive(channel: socket.socket) -> str:
+    """Receive until the blank line that ends an answer."""
+    parts = bytearray()
+    while not parts.endswith(b"\n\n"):
+        data = channel.recv(262_144)
+        if not data:
+            break
+        parts += data
+    return parts.decode(errors="replace")
+
+
+def _socket_path(name: str) -> Path:
+    return SOCKETS / f"{name}.sock"
+
+
+def _find_binary() -> str:
+    path = shutil.which(BINARY)
+    if path is None:
+        raise Unavailable(
+            "the kernel has no WireGuard and wireguard-go is not installed",
+            "apt install wireguard-go",
+        )
+    return path
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run wireguard-go in a session of its own and wait for its first process to end."""
+    # With a log level set the daemon would keep our pipe open as its log for as long as it lives.
+    env = {key: value for key, value in os.environ.items() if key != "LOG_LEVEL"}
+    env.pop("WG_PROCESS_FOREGROUND", None)
+    try:
+        return subprocess.run(
+            command,
+            env=env,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_START_SECONDS,
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(
+            f"cannot start wireguard-go: {error}", "apt install --reinstall wireguard-go"
+        ) from error
