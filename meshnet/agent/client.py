@@ -1,0 +1,338 @@
+"""Shell. A node's side of the dialogue in `wire.api`: ask a coordinator, any of them.
+
+Coordinators are tried in turn, beginning with the one that answered last. Each connection is
+checked against the pins between the TLS handshake and the first byte of HTTP, so that nothing,
+least of all a token's secret, is ever said to a server that holds another key. Certificates are
+not looked at otherwise: names and dates add nothing to a pin, and no authority is asked.
+
+Every fault of the network becomes `Unavailable`, and every refusal the error the coordinator had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from meshnet import __version__
+from meshnet.errors import BadInput, MeshnetError, PinMismatch, Unavailable
+from meshnet.model.addresses import Address, Prefix
+from meshnet.model.keys import PrivateKey, SigningKey
+from meshnet.wire import api, auth, codec
+from meshnet.wire.api import Granted, Hello, HeldLease, Joined, Line, Published
+from meshnet.wire.fact import SignedFact
+from meshnet.wire.pin import spki_pin
+from meshnet.wire.token import Token
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 15.0
+SILENCE_SECONDS = 3.0 * api.BEAT_SECONDS
+JOIN_PATIENCE = 10.0
+RETRY_FIRST, RETRY_LAST = 0.2, 5.0
+
+
+def full_jitter(attempt: int, chance: float) -> float:
+    """Return how long to wait before another attempt, in seconds; `chance` is in 0..1."""
+    return chance * float(min(RETRY_LAST, RETRY_FIRST * 2 ** min(attempt, 16)))
+
+
+class PinCheck(aiohttp.Fingerprint):
+    """Lets a connection live when its TLS key is one of `pins`; `seen` is the pin it had."""
+
+    def __init__(self, pins: Sequence[str]) -> None:
+        super().__init__(bytes.fromhex(pins[0]))
+        self._pins = frozenset(pins)
+        self.seen = pins[0] if len(pins) == 1 else ""
+
+    def check(self, transport: asyncio.BaseTransport) -> None:
+        """Called by aiohttp between handshake and request."""
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        host, port, *_ = transport.get_extra_info("peername") or ("", 0)
+        try:
+            pin = spki_pin((tls and tls.getpeercert(binary_form=True)) or b"")
+        except BadInput:
+            pin = ""
+        if pin not in self._pins:
+            raise aiohttp.ServerFingerprintMismatch(b"", bytes.fromhex(pin), host, port)
+        self.seen = pin
+
+
+class CoordinatorClient:
+    """Speaks with the coordinators at `urls`, as the node that holds `identity`."""
+
+    def __init__(self, urls: Sequence[str], pins: Sequence[str], identity: SigningKey) -> None:
+        self._urls = list(urls)
+        self._checks = {url: PinCheck(pins) for url in urls}
+        self._identity = identity
+        self._session: aiohttp.ClientSession | None = None
+        self._clock_offset = 0
+
+    @property
+    def url(self) -> str:
+        """The coordinator that answered last, or the first to be tried."""
+        return self._urls[0]
+
+    async def close(self) -> None:
+        """Close the connections; the client may be used again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # Requests
+
+    async def hello(self) -> Hello:
+        """Ask who is there."""
+        return await self._any(self._hello)
+
+    async def join(self, token: Token, name: str, wireguard: PrivateKey) -> Joined:
+        """Redeem a token, proving both keys; raises the TokenError that applies."""
+
+        async def once(url: str) -> Joined:
+            hello = await self._hello(url)
+            request = self._join_request(token, name, wireguard, hello, self._checks[url].seen)
+            return await self._ask(url, "POST", api.JOIN, Joined, request)
+
+        return await self._any(once, JOIN_PATIENCE)
+
+    async def renew(
+        self, leases: Iterable[HeldLease] = (), keys: Iterable[PrivateKey] = ()
+    ) -> Granted:
+        """Renew the membership and `leases`; `keys` replace the certified WireGuard keys if any."""
+        leases, keys = tuple(leases), tuple(keys)
+
+        async def once(url: str) -> Granted:
+            hello = await self._hello(url)
+            pin, identity = self._checks[url].seen, self._identity.public
+            proofs = tuple(
+                api.KeyProof(
+                    key.public,
+                    auth.prove(
+                        key,
+                        hello.ephemeral,
+                        auth.key_transcript(hello.challenge, pin, identity, key.public),
+                    ),
+                )
+                for key in keys
+            )
+            request = api.RenewRequest(hello.challenge, proofs, leases)
+            return await self._ask(url, "POST", api.RENEW, Granted, request)
+
+        return await self._any(once)
+
+    async def lease(
+        self,
+        network: str,
+        family: int = 4,
+        address: Address | None = None,
+        known: Sequence[Prefix] = (),
+    ) -> Granted:
+        """Ask for a block of a network, or for one address of it; see `LeaseRequest`."""
+        request = api.LeaseRequest(network, 6 if family == 6 else 4, address, tuple(known))
+        return await self._post(api.LEASES, Granted, request)
+
+    async def publish(self, facts: Sequence[SignedFact]) -> Published:
+        """Hand over facts of this node; when it returns they are on the coordinator's disk."""
+        return await self._post(api.PUBLISH, Published, api.PublishRequest(tuple(facts)))
+
+    async def create_network(
+        self, name: str, prefixes: Sequence[Prefix] = (), *, flood: bool = False
+    ) -> Granted:
+        """Make a network; Conflict when the name is taken."""
+        request = api.NetworkRequest(name, tuple(prefixes), flood)
+        return await self._post(api.NETWORKS, Granted, request)
+
+    async def remove_network(self, name: str) -> Granted:
+        """Remove a network nobody is attached to."""
+        path = f"{api.NETWORKS}/{name}"
+        return await self._any(lambda url: self._ask(url, "DELETE", path, Granted))
+
+    async def watch(self, revision: int | None = None, store: str = "") -> AsyncIterator[Line]:
+        """Yield the lines of a stream from `revision` of `store` on; None asks for a snapshot.
+
+        Ends with Unavailable when the stream breaks or says nothing for three beats.
+        """
+        query = "" if revision is None else f"?revision={revision}&store={store}"
+        response = await self._any(lambda url: self._open(url, api.WATCH + query))
+        try:
+            async for text in _lines(response):
+                yield codec.decode(text, Line, "line of the stream")
+        finally:
+            response.close()
+
+    # One request to one coordinator
+
+    async def _hello(self, url: str) -> Hello:
+        return await self._ask(url, "GET", api.HELLO, Hello)
+
+    async def _post(self, path: str, kind: type[T], request: msgspec.Struct) -> T:
+        return await self._any(lambda url: self._ask(url, "POST", path, kind, request))
+
+    def _join_request(
+        self, token: Token, name: str, wireguard: PrivateKey, hello: Hello, pin: str
+    ) -> api.JoinRequest:
+        claim = auth.JoinClaim(
+            name, self._identity.public, wireguard.public, token.secret, hello.challenge, pin
+        )
+        transcript = claim.transcript()
+        return api.JoinRequest(
+            claim.secret,
+            name,
+            claim.identity,
+            claim.wireguard,
+            claim.challenge,
+            self._identity.sign(transcript),
+            auth.prove(wireguard, hello.ephemeral, transcript),
+        )
+
+    async def _ask(
+        self, url: str, method: str, path: str, kind: type[T], request: object = None
+    ) -> T:
+        body = b"" if request is None else codec.encode(request)
+        response = await self._send(url, method, path, body, ANSWER_SECONDS)
+        async with response:
+            text = await _guarded(url, response.read())
+        return codec.decode(text, kind, f"answer of coordinator {url}")
+
+    async def _open(self, url: str, path: str) -> aiohttp.ClientResponse:
+        return await self._send(url, "GET", path, b"", None)
+
+    async def _send(
+        self, url: str, method: str, path: str, body: bytes, limit: float | None
+    ) -> aiohttp.ClientResponse:
+        """Send, once more by the coordinator's clock if ours is off; return a success."""
+        for last in (False, True):
+            response = await _guarded(url, self._request(url, method, path, body, limit))
+            if response.status < 300:
+                return response
+            async with response:
+                text = await _guarded(url, response.read())
+            problem = _problem(url, text, response.status)
+            if last or problem.code != api.CLOCK:
+                break
+            self._clock_offset = problem.time - int(time.time())
+        raise api.error_from(problem, response.status)
+
+    async def _request(
+        self, url: str, method: str, path: str, body: bytes, limit: float | None
+    ) -> aiohttp.ClientResponse:
+        check = self._checks[url]
+        line = auth.RequestLine(method, path, body, check.seen)
+        now = int(time.time()) + self._clock_offset
+        headers = {"Content-Type": "application/json"}
+        if path not in (api.HELLO, api.JOIN):
+            nonce = os.urandom(auth.NONCE_BYTES)
+            headers["Authorization"] = auth.sign_request(self._identity, line, now, nonce)
+        return await self._open_session().request(
+            method,
+            url + path,
+            data=body or None,
+            headers=headers,
+            ssl=check,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=limit, sock_connect=CONNECT_SECONDS),
+        )
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"meshnet/{__version__}"},
+                trust_env=False,
+                read_bufsize=256 * 1024,
+            )
+        return self._session
+
+    # One of many coordinators
+
+    async def _any(self, once: Callable[[str], Awaitable[T]], patience: float = 0.0) -> T:
+        """Return what the first coordinator to answer says; wait for one up to `patience`."""
+        deadline = time.monotonic() + patience
+        attempt = 0
+        while True:
+            try:
+                return await self._each(once)
+            except Unavailable as error:
+                pause = full_jitter(attempt, random.random())
+                if type(error) is not Unavailable or time.monotonic() + pause >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    async def _each(self, once: Callable[[str], Awaitable[T]]) -> T:
+        faults: list[MeshnetError] = []
+        for url in list(self._urls):
+            try:
+                if not self._checks[url].seen:
+                    await self._hello(url)
+                answer = await once(url)
+            except (Unavailable, PinMismatch) as error:
+                if type(error) not in (Unavailable, PinMismatch):
+                    raise
+                faults.append(error)
+                continue
+            self._urls.remove(url)
+            self._urls.insert(0, url)
+            return answer
+        raise _worst(faults)
+
+
+def _worst(faults: list[MeshnetError]) -> MeshnetError:
+    """A wrong key is news that a dead line must not hide."""
+    wrong = [fault for fault in faults if isinstance(fault, PinMismatch)]
+    return (wrong or faults)[0]
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the lines of a body; Unavailable at its end, in silence and for a line too long."""
+    url = str(response.url.origin())
+    rest = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                data = await _guarded(url, response.content.readany())
+        except TimeoutError as error:
+            raise Unavailable(
+                f"coordinator {url} said nothing for {SILENCE_SECONDS:.0f} s"
+            ) from error
+        if not data:
+            raise Unavailable(f"coordinator {url} ended the stream")
+        searched = len(rest)
+        rest += data
+        if b"\n" in rest[searched:]:
+            *whole, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
+            for line in whole:
+                yield line
+        if len(rest) > api.LINE_LIMIT:
+            raise Unavailable(f"coordinator {url} sent a line of more than {api.LINE_LIMIT} bytes")
+
+
+async def _guarded(url: str, work: Awaitable[T]) -> T:
+    """Await, turning what can go wrong on the way into our errors."""
+    try:
+        return await work
+    except aiohttp.ServerFingerprintMismatch as error:
+        raise PinMismatch(
+            f"coordinator {url} holds another key than the one this node was told to trust",
+            "Nothing was sent to it. Check the URL and the token; someone may be in between.",
+        ) from error
+    except TimeoutError as error:
+        raise Unavailable(f"coordinator {url} did not answer in time") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise Unavailable(f"coordinator {url} cannot be reached: {error}") from error
+
+
+def _problem(url: str, text: bytes, status: int) -> api.Problem:
+    try:
+        return codec.decode(text, api.Problem, "error")
+    except BadInput:
+        return api.Problem("", f"coordinator {url} answered with HTTP status {status}")
