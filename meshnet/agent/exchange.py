@@ -21,14 +21,13 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 import msgspec
 
 from meshnet.agent.book import Book
-from meshnet.agent.prober import AGENT_PORT, IP_FREEBIND
+from meshnet.agent.sockets import Listener, Sockets
 from meshnet.errors import BadInput
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey
@@ -37,7 +36,6 @@ from meshnet.wire.fact import SignedFact, seal
 
 log = logging.getLogger(__name__)
 
-LINE_LIMIT = 4 * 1024 * 1024
 FACTS_LIMIT = 200_000
 TIME_LIMIT = 30.0
 BATCH = 256
@@ -56,26 +54,24 @@ class Exchange:
 
     def __init__(
         self,
+        sockets: Sockets,
         book: Book,
         took: Callable[[list[Fact]], None],
         connected: Callable[[], bool],
     ) -> None:
+        self._sockets = sockets
         self._book = book
         self._took = took
         self._connected = connected
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
         self._wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=1)
         self._fruitless: set[frozenset[str]] = set()
         self._differs_since: float | None = None
 
     async def open(self, address: IPv4Address) -> None:
-        """Serve on the node's mesh address; it need not be there yet."""
+        """Serve on the node's mesh address."""
         await self.close()
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-        sock.bind((str(address), AGENT_PORT))
-        self._server = await asyncio.start_server(self._serve, sock=sock, limit=LINE_LIMIT)
+        self._server = await self._sockets.listen(address, self._serve)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -112,7 +108,7 @@ class Exchange:
 
     async def _ask(self, address: str, digest: str) -> None:
         before = self._book.facts.digest
-        reader, writer = await asyncio.open_connection(address, AGENT_PORT, limit=LINE_LIMIT)
+        reader, writer = await self._sockets.connect(address)
         try:
             _send(writer, self._vector())
             theirs = _vector(await _line(reader))

@@ -23,6 +23,7 @@ from meshnet.agent.desk import Desk
 from meshnet.agent.names import Names
 from meshnet.agent.node import TUNNEL, Machine, MeshNode
 from meshnet.agent.notify import notify, watchdog_interval
+from meshnet.agent.sockets import MeshSockets
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
 from meshnet.errors import MeshnetError, Unavailable
@@ -58,7 +59,7 @@ class Agent(api.Steward):
         state = StateDir(config.state_dir)
         settings = state.settings()
         self.kernel = LinuxKernel(pick_backend(), TUNNEL)
-        machine = Machine(self.kernel, underlay, find_free_port, boot_id())
+        machine = Machine(self.kernel, underlay, find_free_port, boot_id(), MeshSockets())
         self.node = MeshNode(state, machine)
         self.client = CoordinatorClient(settings.urls, settings.pins, self.node.identity)
         self.uplink = Uplink(self.node, self.client)

@@ -25,6 +25,7 @@ from meshnet.agent.exchange import Exchange
 from meshnet.agent.prober import Prober
 from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
+from meshnet.agent.sockets import Sockets
 from meshnet.agent.storage import StateDir
 from meshnet.linux.port import Kernel
 from meshnet.linux.underlay import UnderlayAddress
@@ -56,6 +57,7 @@ class Machine:
     underlay: Callable[[], list[UnderlayAddress]]
     find_free_port: Callable[[int], int]
     boot: str
+    sockets: Sockets
 
 
 class MeshNode:
@@ -75,9 +77,13 @@ class MeshNode:
             machine.kernel, self.desired, self.may_remove, self._seen, self._passed
         )
         self.prober = Prober(
-            self.liveness, lambda: self.book.facts.digest, self._reach_changed, self._digest_told
+            machine.sockets,
+            self.liveness,
+            lambda: self.book.facts.digest,
+            self._reach_changed,
+            self._digest_told,
         )
-        self.exchange = Exchange(self.book, self.took, lambda: self.connected)
+        self.exchange = Exchange(machine.sockets, self.book, self.took, lambda: self.connected)
         self.followers: list[Callable[[], None]] = []
         self.publishers: list[Callable[[list[Fact]], None]] = []
         self.connected = False

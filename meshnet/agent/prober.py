@@ -4,9 +4,9 @@
 Answers carry the peer's digest of facts, which is how nodes notice without any coordinator that one
 of them knows more.
 
-Where the peer's agent is down, its kernel answers for it: "port unreachable" (RFC 1122, section
-3.2.2.1) with our own probe inside. The tunnel and the containers behind it are as reachable as ever
-then, so this counts as an answer, and restarting an agent takes nothing out of anybody's DNS.
+Where the peer's agent is down, its kernel answers for it, and the probe comes back bounced. The
+tunnel and the containers behind it are as reachable as ever then, so this counts as an answer, and
+restarting an agent takes nothing out of anybody's DNS.
 """
 
 from __future__ import annotations
@@ -14,22 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
+from meshnet.agent.sockets import Datagrams, Sockets
 from meshnet.errors import BadInput
 from meshnet.paths.liveness import Liveness
 from meshnet.wire.probe import ANSWER, ASK, Probe
 
 log = logging.getLogger(__name__)
 
-AGENT_PORT = 7420
-IP_FREEBIND = 15
-IP_RECVERR = 11
-ORIGIN_ICMP, UNREACHABLE, PORT = 2, 3, 3
-DRAIN = 256
 SHORTEST_NAP = 0.02
 
 
@@ -38,18 +33,20 @@ class Prober:
 
     def __init__(
         self,
+        sockets: Sockets,
         liveness: Liveness,
         digest: Callable[[], str],
         changed: Callable[[set[str]], None],
         told: Callable[[str, str], None],
     ) -> None:
+        self._sockets = sockets
         self.liveness = liveness
         self._digest = digest
         self._changed = changed
         self._told = told
         self._peers: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
-        self._socket: socket.socket | None = None
+        self._socket: Datagrams | None = None
         self._wake = asyncio.Event()
 
     def set_peers(self, addresses: Mapping[str, IPv4Address]) -> None:
@@ -70,18 +67,12 @@ class Prober:
             self.suspect(node)
 
     def open(self, address: IPv4Address) -> None:
-        """Bind to the node's mesh address; it need not be there yet."""
+        """Send and receive from now on, as this mesh address."""
         self.close()
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-        sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
-        sock.bind((str(address), AGENT_PORT))
-        self._socket = sock
-        asyncio.get_running_loop().add_reader(sock, self._read)
+        self._socket = self._sockets.datagrams(address, self._receive, self._receive_bounced)
 
     def close(self) -> None:
         if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
 
@@ -107,35 +98,8 @@ class Prober:
             self._changed(lost)
 
     def _send(self, probe: Probe, address: str) -> None:
-        assert self._socket is not None
-        # No endpoint yet, no route, a full buffer: all of it is one probe lost, and counted so.
-        with contextlib.suppress(OSError):
-            self._socket.sendto(probe.pack(), (address, AGENT_PORT))
-
-    def _read(self) -> None:
-        if self._socket is None:
-            return
-        self._read_errors(self._socket)
-        for _ in range(DRAIN):
-            try:
-                data, (address, *_rest) = self._socket.recvfrom(2048)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.debug("probe socket: %s", error)
-                continue
-            self._receive(data, address)
-
-    def _read_errors(self, sock: socket.socket) -> None:
-        for _ in range(DRAIN):
-            try:
-                data, notes, _flags, (address, *_rest) = sock.recvmsg(
-                    2048, 512, socket.MSG_ERRQUEUE
-                )
-            except OSError:
-                return
-            if any(_is_port_unreachable(*note) for note in notes):
-                self._receive_bounced(data, address)
+        if self._socket is not None:
+            self._socket.send(probe.pack(), address)
 
     def _receive_bounced(self, data: bytes, address: str) -> None:
         node = self._peers.get(address)
@@ -161,10 +125,3 @@ class Prober:
         elif found := self.liveness.answered(node, probe.nonce, now):
             self._changed(found)
         self._told(node, probe.digest)
-
-
-def _is_port_unreachable(level: int, kind: int, data: bytes) -> bool:
-    """Read a struct sock_extended_err (ip(7)): errno, origin, type, code, …"""
-    if (level, kind) != (socket.SOL_IP, IP_RECVERR) or len(data) < 8:
-        return False
-    return tuple(data[4:7]) == (ORIGIN_ICMP, UNREACHABLE, PORT)
