@@ -18,7 +18,9 @@ def names_from(path: str, field: str) -> Completer:
     """Return a completer of the texts in `field` of what the agent lists at `path`."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        settings = ctx.find_object(Settings) or Settings()
+        # Nothing runs while a line is being completed, so no command has made the settings.
+        typed = ctx.find_root().params
+        settings = Settings.of(typed["state_dir"], typed["run_dir"])
         try:
             rows = Agent(settings).get(path, list[dict[str, Any]])
         except MeshnetError:

@@ -17,6 +17,10 @@ from meshnet.wire.local import DnsAnswer
 TYPES = ["A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "SOA", "NS", "ANY"]
 
 
+def _complete_type(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [kind for kind in TYPES if kind.startswith(incomplete.upper())]
+
+
 @click.group()
 def dns() -> None:
     """Ask for a name; set static records.
@@ -30,7 +34,13 @@ def dns() -> None:
 
 @dns.command()
 @click.argument("name")
-@click.argument("kind", metavar="[TYPE]", required=False, type=click.Choice(TYPES, False))
+@click.argument(
+    "kind",
+    metavar="[TYPE]",
+    required=False,
+    type=click.Choice(TYPES, case_sensitive=False),
+    shell_complete=_complete_type,
+)
 @json_option
 @click.pass_obj
 def query(settings: Settings, name: str, kind: str | None, as_json: bool) -> None:
