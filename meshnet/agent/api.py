@@ -141,7 +141,7 @@ class Api:
         return local.Done(message=f"removed network {name}")
 
     async def reconcile(self, request: web.Request) -> local.Reconciled:
-        outcome = await self._node.reconciler.soon()
+        outcome = await self._node.reconciler.audit()
         return local.Reconciled(
             operations=tuple(str(operation) for operation in outcome.operations),
             failed=tuple(f"{op}: {error.message}" for op, error in outcome.failed),

@@ -111,7 +111,7 @@ class Agent(api.Steward):
         async for event in self.kernel.events():
             if event.host:
                 self.node.underlay_changed()
-            self.node.reconciler.wake()
+            self.node.reconciler.doubt()
 
     async def _hosts(self) -> None:
         """Attach the host itself to the networks it is to be on, and ask for room in good time."""
