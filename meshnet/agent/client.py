@@ -26,7 +26,7 @@ from meshnet.errors import BadInput, MeshnetError, PinMismatch, Unavailable
 from meshnet.model.addresses import Address, Prefix
 from meshnet.model.keys import PrivateKey, SigningKey
 from meshnet.wire import api, auth, codec
-from meshnet.wire.api import Granted, Hello, HeldLease, Joined, Line, Published
+from meshnet.wire.api import Granted, HeldLease, Hello, Joined, Line, Published
 from meshnet.wire.fact import SignedFact
 from meshnet.wire.pin import spki_pin
 from meshnet.wire.token import Token
