@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.errors import Unavailable
+from meshnet.linux.wireguard import Device, WireGuard
 from meshnet.linux.wireguard_base import RealWireGuard
 from meshnet.linux.wireguard_link import find_link
 from meshnet.linux.wireguard_netlink import KernelWireGuard
@@ -33,6 +34,8 @@ MTU = 1400
 
 OURS = PrivateKey.from_random(b"our device".ljust(32, b"."))
 ANN = PrivateKey.from_random(b"ann".ljust(32, b"."))
+BEN = PrivateKey.from_random(b"ben".ljust(32, b"."))
+NAMES = {ANN.public: "ann", BEN.public: "ben", OURS.public: "us"}
 
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
@@ -122,6 +125,12 @@ class RealHost:
 Host = FakeHost | RealHost
 
 
+def needs_root() -> None:
+    """Skip, loudly, where namespaces cannot be made."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: needs root to make namespaces")
+
+
 @contextmanager
 def own_namespaces() -> Iterator[None]:
     """Move the calling thread into new namespaces of network and mounts, and back."""
@@ -154,6 +163,26 @@ def make_backend(name: str) -> RealWireGuard:
         # What a kernel before 6.16 makes it find out.
         backend._removes_singly = False
     return backend
+
+
+def read(wireguard: WireGuard, name: str = DEVICE) -> Device:
+    device = wireguard.read(name)
+    assert device is not None, f"no device {name}"
+    return device
+
+
+def show(device: Device) -> str:
+    """Render a device as text, one line a peer, sorted."""
+    own = NAMES[device.private_key.public] if device.private_key else "without key"
+    lines = [f"device {own} port {device.listen_port}"]
+    lines[0] += f" fwmark {device.fwmark:#x}" if device.fwmark else ""
+    for key, peer in device.peers.items():
+        words = [NAMES[key], *sorted(str(prefix) for prefix in peer.allowed_ips)]
+        words += [f"at {peer.endpoint}"] if peer.endpoint else []
+        words += [f"keepalive {peer.keepalive}"] if peer.keepalive else []
+        words += ["preshared"] if peer.preshared_key else []
+        lines.append(" ".join(words))
+    return "\n".join([lines[0], *sorted(lines[1:])])
 
 
 def run(*command: str) -> None:

@@ -6,11 +6,6 @@ Each real scene runs in a network and a mount namespace of its own, with an empt
 from __future__ import annotations
 
 import errno
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,23 +13,18 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from meshnet.errors import BadInput, Conflict, KernelRefused, Unavailable
+from meshnet.errors import BadInput, Conflict, KernelRefused
 from meshnet.linux.wireguard import (
     Device,
     WireGuard,
-    find_free_port,
-    is_port_free,
-    pick_backend,
 )
-from meshnet.linux.wireguard_base import RealWireGuard
-from meshnet.linux.wireguard_link import find_link
-from meshnet.linux.wireguard_netlink import KernelWireGuard
-from meshnet.linux.wireguard_uapi import SOCKETS, WireGuardGo
+from meshnet.linux.wireguard_uapi import SOCKETS
 from meshnet.model.addresses import Endpoint, Prefix
 from meshnet.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshnet.plan.operations import PeerChange
 from tests.lab.wireguard_hosts import (
     ANN,
+    BEN,
     DEVICE,
     MTU,
     OTHER,
@@ -43,25 +33,18 @@ from tests.lab.wireguard_hosts import (
     Host,
     RealHost,
     make_backend,
+    needs_root,
     own_namespaces,
+    read,
+    show,
 )
 
 PORT = 53820
 
-BEN = PrivateKey.from_random(b"ben".ljust(32, b"."))
-NAMES = {ANN.public: "ann", BEN.public: "ben", OURS.public: "us"}
 SECRET = PresharedKey(b"preshared".ljust(32, b"."))
 NO_SECRET = PresharedKey(bytes(32))
 
 LIMIT_SECONDS = 20.0
-
-
-@pytest.fixture
-def namespaces() -> Iterator[None]:
-    if os.geteuid() != 0:
-        pytest.skip("NOT TESTED: needs root to make namespaces")
-    with own_namespaces():
-        yield
 
 
 BACKENDS = ["fake"] + [
@@ -75,13 +58,14 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     if request.param == "fake":
         yield FakeHost()
         return
-    request.getfixturevalue("namespaces")
-    real = RealHost(make_backend(request.param))
-    try:
-        yield real
-    finally:
-        real.close()
-    assert not list(SOCKETS.iterdir())
+    needs_root()
+    with own_namespaces():
+        real = RealHost(make_backend(request.param))
+        try:
+            yield real
+        finally:
+            real.close()
+        assert not list(SOCKETS.iterdir())
 
 
 @pytest.fixture
@@ -441,104 +425,6 @@ def test_no_secret_shows_in_a_repr_or_an_error(host: Host, wg: WireGuard) -> Non
         assert secret.hex() not in shown and repr(secret)[2:-1] not in shown
 
 
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-def test_somebody_elses_wireguard_device_is_never_touched() -> None:
-    backend = pick_backend()
-    assert isinstance(backend, RealWireGuard)
-    backend._make(DEVICE)
-    backend._set_device(DEVICE, OURS, PORT, 0)
-
-    with pytest.raises(Conflict, match="not ours"):
-        backend.create(DEVICE, MTU)
-    with pytest.raises(Conflict, match="not ours"):
-        backend.read(DEVICE)
-    with pytest.raises(Conflict, match="not ours"):
-        backend.remove(DEVICE)
-
-    assert backend._fetch(DEVICE).private_key == OURS
-    backend._destroy(DEVICE)
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-def test_the_backend_is_the_kernels_where_it_has_one_and_is_named() -> None:
-    backend = pick_backend()
-
-    if KernelWireGuard.is_supported():
-        assert backend.backend == "kernel"
-    else:
-        name, _, version = backend.backend.partition(" ")
-        assert name == "wireguard-go" and version[0].isdigit()
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-def test_wireguard_go_outlives_the_agent_that_started_it() -> None:
-    backend = make_backend("wireguard-go")
-    script = (
-        "import os, signal\n"
-        "from meshnet.linux.wireguard_uapi import WireGuardGo\n"
-        f"WireGuardGo().create({DEVICE!r}, {MTU})\n"
-        "os.killpg(0, signal.SIGKILL)\n"
-    )
-    agent = subprocess.run([sys.executable, "-c", script], start_new_session=True, check=False)
-
-    backend.configure(DEVICE, OURS, PORT, 0)
-    adopted = show(read(backend))
-    backend.remove(DEVICE)
-
-    assert agent.returncode == -signal.SIGKILL
-    assert adopted == "device us port 53820"
-    assert find_link(DEVICE) is None
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-def test_a_stale_socket_of_a_killed_daemon_is_no_obstacle() -> None:
-    backend = make_backend("wireguard-go")
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(SOCKETS / f"{DEVICE}.sock"))
-
-    before = backend.read(DEVICE)
-    backend.create(DEVICE, MTU)
-
-    assert before is None
-    assert read(backend).peers == {}
-    backend.remove(DEVICE)
-
-
-def test_a_missing_wireguard_go_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-
-    with pytest.raises(Unavailable) as refusal:
-        WireGuardGo()
-
-    assert refusal.value.hint == "apt install wireguard-go"
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-def test_a_kernel_without_wireguard_says_so() -> None:
-    if KernelWireGuard.is_supported():
-        pytest.skip("this kernel has WireGuard")
-
-    with pytest.raises(Unavailable, match="the kernel has no WireGuard"):
-        KernelWireGuard().create(DEVICE, MTU)
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("namespaces")
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_free_port_is_the_first_that_neither_family_holds(family: socket.AddressFamily) -> None:
-    with socket.socket(family, socket.SOCK_DGRAM) as holder:
-        holder.bind(("", PORT))
-
-        assert not is_port_free(PORT)
-        assert find_free_port(PORT) == PORT + 1
-    assert find_free_port(PORT) == PORT
-
-
 def give(
     peer: PrivateKey,
     add: str,
@@ -558,26 +444,6 @@ def prefixes(text: str) -> frozenset[Prefix]:
 
 def endpoint(number: int) -> Endpoint:
     return Endpoint(ip_address("192.0.2.1"), 4000 + number)
-
-
-def read(wireguard: WireGuard, name: str = DEVICE) -> Device:
-    device = wireguard.read(name)
-    assert device is not None, f"no device {name}"
-    return device
-
-
-def show(device: Device) -> str:
-    """Render a device as text, one line a peer, sorted."""
-    own = NAMES[device.private_key.public] if device.private_key else "without key"
-    lines = [f"device {own} port {device.listen_port}"]
-    lines[0] += f" fwmark {device.fwmark:#x}" if device.fwmark else ""
-    for key, peer in device.peers.items():
-        words = [NAMES[key], *sorted(str(prefix) for prefix in peer.allowed_ips)]
-        words += [f"at {peer.endpoint}"] if peer.endpoint else []
-        words += [f"keepalive {peer.keepalive}"] if peer.keepalive else []
-        words += ["preshared"] if peer.preshared_key else []
-        lines.append(" ".join(words))
-    return "\n".join([lines[0], *sorted(lines[1:])])
 
 
 def wait_for_handshake(wireguard: WireGuard, key: PublicKey) -> Device:

@@ -1,0 +1,129 @@
+"""What one WireGuard backend does and the other cannot: daemons, kernels without, free ports."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from meshnet.errors import Conflict, Unavailable
+from meshnet.linux.wireguard import (
+    find_free_port,
+    is_port_free,
+    pick_backend,
+)
+from meshnet.linux.wireguard_base import RealWireGuard
+from meshnet.linux.wireguard_link import find_link
+from meshnet.linux.wireguard_netlink import KernelWireGuard
+from meshnet.linux.wireguard_uapi import SOCKETS, WireGuardGo
+from tests.lab.wireguard_hosts import (
+    DEVICE,
+    MTU,
+    OURS,
+    make_backend,
+    needs_root,
+    own_namespaces,
+    read,
+    show,
+)
+
+PORT = 53820
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def namespaces() -> Iterator[None]:
+    needs_root()
+    with own_namespaces():
+        yield
+
+
+def test_somebody_elses_wireguard_device_is_never_touched() -> None:
+    backend = pick_backend()
+    assert isinstance(backend, RealWireGuard)
+    backend._make(DEVICE)
+    backend._set_device(DEVICE, OURS, PORT, 0)
+
+    with pytest.raises(Conflict, match="not ours"):
+        backend.create(DEVICE, MTU)
+    with pytest.raises(Conflict, match="not ours"):
+        backend.read(DEVICE)
+    with pytest.raises(Conflict, match="not ours"):
+        backend.remove(DEVICE)
+
+    assert backend._fetch(DEVICE).private_key == OURS
+    backend._destroy(DEVICE)
+
+
+def test_the_backend_is_the_kernels_where_it_has_one_and_is_named() -> None:
+    backend = pick_backend()
+
+    if KernelWireGuard.is_supported():
+        assert backend.backend == "kernel"
+    else:
+        name, _, version = backend.backend.partition(" ")
+        assert name == "wireguard-go" and version[0].isdigit()
+
+
+def test_wireguard_go_outlives_the_agent_that_started_it() -> None:
+    backend = make_backend("wireguard-go")
+    script = (
+        "import os, signal\n"
+        "from meshnet.linux.wireguard_uapi import WireGuardGo\n"
+        f"WireGuardGo().create({DEVICE!r}, {MTU})\n"
+        "os.killpg(0, signal.SIGKILL)\n"
+    )
+    agent = subprocess.run([sys.executable, "-c", script], start_new_session=True, check=False)
+
+    backend.configure(DEVICE, OURS, PORT, 0)
+    adopted = show(read(backend))
+    backend.remove(DEVICE)
+
+    assert agent.returncode == -signal.SIGKILL
+    assert adopted == "device us port 53820"
+    assert find_link(DEVICE) is None
+
+
+def test_a_stale_socket_of_a_killed_daemon_is_no_obstacle() -> None:
+    backend = make_backend("wireguard-go")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(SOCKETS / f"{DEVICE}.sock"))
+
+    before = backend.read(DEVICE)
+    backend.create(DEVICE, MTU)
+
+    assert before is None
+    assert read(backend).peers == {}
+    backend.remove(DEVICE)
+
+
+def test_a_missing_wireguard_go_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    with pytest.raises(Unavailable) as refusal:
+        WireGuardGo()
+
+    assert refusal.value.hint == "apt install wireguard-go"
+
+
+def test_a_kernel_without_wireguard_says_so() -> None:
+    if KernelWireGuard.is_supported():
+        pytest.skip("this kernel has WireGuard")
+
+    with pytest.raises(Unavailable, match="the kernel has no WireGuard"):
+        KernelWireGuard().create(DEVICE, MTU)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_free_port_is_the_first_that_neither_family_holds(family: socket.AddressFamily) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as holder:
+        holder.bind(("", PORT))
+
+        assert not is_port_free(PORT)
+        assert find_free_port(PORT) == PORT + 1
+    assert find_free_port(PORT) == PORT
