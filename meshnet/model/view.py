@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 from meshnet.model.addresses import Address, gateway
 from meshnet.model.facts import Fact, FactSet
 from meshnet.model.keys import IdentityKey, PublicKey
-from meshnet.model.records import Attachment, Instance, NodeRecord
+from meshnet.model.records import Attachment, Instance, NodeRecord, Record
 from meshnet.model.statements import (
     Coordinators,
     Issuer,
@@ -129,7 +129,7 @@ class Viewer:
         before = self._statements
         if self._statements_stale(changed, now):
             self._statements = derive_statements(self._root, facts, now)
-            self._claims = _proven_keys(self._statements)
+            self._claims = proven_keys(self._statements)
         after = self._statements
         self._nodes = {
             node_id: self._node(membership, before, facts, writers)
@@ -230,7 +230,7 @@ def _by_node(leases: list[Lease]) -> dict[str, tuple[Lease, ...]]:
     return by_node
 
 
-def _proven_keys(statements: Statements) -> dict[PublicKey, str]:
+def proven_keys(statements: Statements) -> dict[PublicKey, str]:
     """Return who has proved to hold which WireGuard key; of rivals the lowest node id."""
     return {
         key: membership.node
@@ -258,21 +258,34 @@ def derive_node(
     record, sequence = None, 0
     attachments: dict[tuple[str, str], Attachment] = {}
     instances: list[Instance] = []
-    for fact in facts:
+    for fact in sorted(facts, key=lambda fact: isinstance(fact.body, Instance)):
         body = fact.body
-        if isinstance(body, NodeRecord) and holds(fact, _key_theft(body, membership, proven)):
+        if not holds(fact, objection(body, membership, statements, proven, attachments)):
+            continue
+        if isinstance(body, NodeRecord):
             record, sequence = body, fact.sequence
-        elif isinstance(body, Attachment) and holds(
-            fact, _address_theft(body, membership, statements)
-        ):
+        elif isinstance(body, Attachment):
             attachments[body.network, body.name] = body
-    for fact in facts:
-        body = fact.body
-        if isinstance(body, Instance) and holds(fact, _homeless(body, attachments)):
+        elif isinstance(body, Instance):
             instances.append(body)
-        elif fact.slot.kind in _STATEMENT_KINDS:
-            holds(fact, "only an issuer may state this")
     return Node(membership, record, sequence, attachments, tuple(instances), tuple(refusals))
+
+
+def objection(
+    body: Statement | Record | None,
+    membership: Membership,
+    statements: Statements,
+    proven: Mapping[PublicKey, str],
+    attachments: Mapping[tuple[str, str], Attachment],
+) -> str:
+    """Return why a member's word does not hold, or ''; `attachments` are those that do."""
+    if isinstance(body, NodeRecord):
+        return _key_theft(body, membership, proven)
+    if isinstance(body, Attachment):
+        return _address_theft(body, membership, statements)
+    if isinstance(body, Instance):
+        return _homeless(body, attachments)
+    return "" if body is None else "only an issuer may state this"
 
 
 def _key_theft(record: NodeRecord, membership: Membership, proven: Mapping[PublicKey, str]) -> str:
