@@ -35,7 +35,7 @@ from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
 from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
-from meshnet.paths.liveness import Liveness
+from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness
 from meshnet.plan.desired import Local, desired, tunnel_mtus
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu, tunnel_mtu
@@ -58,6 +58,7 @@ class Machine:
     find_free_port: Callable[[int], int]
     boot: str
     sockets: Sockets
+    probes_per_second: float = PROBES_PER_SECOND
 
 
 class MeshNode:
@@ -71,7 +72,7 @@ class MeshNode:
         self.machine = machine
         self.attachments = Attachments(state, machine.boot)
         self.book = Book(self.settings.root, self.identity, state.journal(), time.time)
-        self.liveness = Liveness()
+        self.liveness = Liveness(machine.probes_per_second)
         self.endpoints = Endpoints()
         self.reconciler = Reconciler(
             machine.kernel, self.desired, self.may_remove, self._seen, self._passed

@@ -50,7 +50,8 @@ class _Peer:
 class Liveness:
     """The state of all peers, by node id. Methods return ids whose reachability has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, probes_per_second: float = PROBES_PER_SECOND) -> None:
+        self._rate = probes_per_second
         self._peers: dict[str, _Peer] = {}
         self._nonce = 0
 
@@ -63,7 +64,7 @@ class Liveness:
 
     @property
     def idle_interval(self) -> float:
-        return max(1.0, len(self._peers) / PROBES_PER_SECOND)
+        return max(1.0, len(self._peers) / self._rate)
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -98,7 +99,7 @@ class Liveness:
         if peer.reach is Reach.REACHABLE:
             return ANSWER_LIMIT
         peer.pause = min(peer.pause * 2, PATIENT)
-        return max(peer.pause, len(self._peers) / PROBES_PER_SECOND)
+        return max(peer.pause, len(self._peers) / self._rate)
 
     def missed(self, now: float) -> set[str]:
         """Count probes that stayed unanswered; return peers that became unreachable by it."""

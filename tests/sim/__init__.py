@@ -1,0 +1,1 @@
+"""The simulated mesh: many nodes and one real coordinator in one process, over fake kernels."""
