@@ -58,6 +58,9 @@ _REMOVE_PEER = 1
 _PEERS_BYTES = 60_000
 _ALLOWED_PER_ENTRY = 1_000
 
+_CACHED = 4096
+"""The same bytes come with every dump, so what is costly to parse is remembered by them."""
+
 _GENL = struct.Struct("=BBxx")
 _U16, _U32, _U64 = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=Q")
 _TIME = struct.Struct("=qq")
@@ -162,15 +165,14 @@ def parse_device(parts: Iterable[bytes]) -> Device:
 @dataclass(slots=True)
 class _Draft:
     values: dict[int, bytes]
-    allowed: set[Prefix] = field(default_factory=set)
+    allowed: list[bytes] = field(default_factory=list)
 
 
 def _merge_peer(drafts: dict[bytes, _Draft], entry: bytes) -> None:
     values = attributes(entry)
     allowed = values.pop(_PEER_ALLOWED, b"")
     draft = drafts.setdefault(values.get(_PEER_KEY, b""), _Draft(values))
-    for _, data in iterate_attributes(allowed):
-        draft.allowed.add(_prefix(data))
+    draft.allowed.append(allowed)
 
 
 def _device(own: dict[int, bytes], drafts: dict[bytes, _Draft]) -> Device:
@@ -193,7 +195,7 @@ def _device(own: dict[int, bytes], drafts: dict[bytes, _Draft]) -> Device:
 def _peer(draft: _Draft) -> Peer:
     preshared = draft.values.get(_PEER_PSK, b"")
     return Peer(
-        allowed_ips=frozenset(draft.allowed),
+        allowed_ips=_allowed_ips(tuple(draft.allowed)),
         endpoint=_endpoint(draft.values.get(_PEER_ENDPOINT, b"")),
         keepalive=_number(_U16, draft.values, _PEER_KEEPALIVE),
         preshared_key=PresharedKey(preshared) if any(preshared) else None,
@@ -213,15 +215,20 @@ def _number(form: struct.Struct, values: dict[int, bytes], kind: int) -> int:
     return int(form.unpack(values[kind])[0]) if kind in values else 0
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=_CACHED)
+def _allowed_ips(lists: tuple[bytes, ...]) -> frozenset[Prefix]:
+    """Parse a peer's allowed IPs, which may come in several lists."""
+    return frozenset(_prefix(data) for one in lists for _, data in iterate_attributes(one))
+
+
 def _prefix(data: bytes) -> Prefix:
-    """Parse one allowed IP. The same bytes come with every dump, hence the cache."""
     values = attributes(data)
     (length,) = values.get(_ALLOWED_LENGTH, b"")
     # The kernel clears the host bits itself, so a prefix with some is malformed.
     return ip_network((ip_address(values.get(_ALLOWED_ADDRESS, b"")), length))
 
 
+@functools.lru_cache(maxsize=_CACHED)
 def _endpoint(data: bytes) -> Endpoint | None:
     """Parse a sockaddr; a peer without endpoint has none, or one of family and port 0."""
     if len(data) < 16:

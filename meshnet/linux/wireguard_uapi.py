@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import shutil
 import socket
@@ -47,6 +48,10 @@ SOCKETS = Path("/run/wireguard")
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
+_SEND_BYTES = 16_384
+
+_CACHED = 4096
+"""The same text comes with every answer, so what is costly to parse is remembered by it."""
 
 
 class WireGuardGo(RealWireGuard):
@@ -91,7 +96,7 @@ class WireGuardGo(RealWireGuard):
         delete_link(name)
 
     def _fetch(self, name: str) -> Device:
-        return parse_device(_exchange(name, "get=1\n\n", f"read WireGuard device {name}"))
+        return parse_device(_exchange(name, ["get=1", ""], f"read WireGuard device {name}"))
 
     def _set_device(self, name: str, key: PrivateKey, port: int, fwmark: int) -> None:
         device = self._fetch(name)
@@ -114,7 +119,7 @@ class WireGuardGo(RealWireGuard):
         return self._fetch(name).listen_port == port
 
     def _set(self, name: str, lines: Iterable[str], what: str) -> None:
-        _exchange(name, "\n".join(("set=1", *lines, "", "")), what)
+        _exchange(name, itertools.chain(["set=1"], lines, [""]), what)
 
 
 def format_peers(changes: Iterable[PeerChange]) -> Iterator[str]:
@@ -150,7 +155,7 @@ def parse_device(text: str) -> Device:
                 draft = drafts.setdefault(value, _Draft())
                 values = draft.values
             elif key == "allowed_ip":
-                draft.allowed.add(_prefix(value))
+                draft.allowed.append(value)
             else:
                 values[key] = value
         return _device(own, drafts)
@@ -161,7 +166,7 @@ def parse_device(text: str) -> Device:
 @dataclass(slots=True)
 class _Draft:
     values: dict[str, str] = field(default_factory=dict)
-    allowed: set[Prefix] = field(default_factory=set)
+    allowed: list[str] = field(default_factory=list)
 
 
 def _device(own: dict[str, str], drafts: dict[str, _Draft]) -> Device:
@@ -185,8 +190,8 @@ def _peer(draft: _Draft) -> Peer:
     values = draft.values
     preshared = bytes.fromhex(values.get("preshared_key", ""))
     return Peer(
-        allowed_ips=frozenset(draft.allowed),
-        endpoint=Endpoint.parse(values["endpoint"]) if "endpoint" in values else None,
+        allowed_ips=_allowed_ips(tuple(draft.allowed)),
+        endpoint=_endpoint(values["endpoint"]) if "endpoint" in values else None,
         keepalive=int(values.get("persistent_keepalive_interval", "0")),
         preshared_key=PresharedKey(preshared) if any(preshared) else None,
     )
@@ -202,13 +207,17 @@ def _status(values: dict[str, str]) -> PeerStatus:
     )
 
 
-@functools.lru_cache(maxsize=8192)
-def _prefix(text: str) -> Prefix:
-    """Parse one allowed IP. The same text comes with every answer, hence the cache."""
-    return ip_network(text)
+@functools.lru_cache(maxsize=_CACHED)
+def _allowed_ips(texts: tuple[str, ...]) -> frozenset[Prefix]:
+    return frozenset(ip_network(text) for text in texts)
 
 
-def _exchange(name: str, request: str, what: str) -> str:
+@functools.lru_cache(maxsize=_CACHED)
+def _endpoint(text: str) -> Endpoint:
+    return Endpoint.parse(text)
+
+
+def _exchange(name: str, request: Iterable[str], what: str) -> str:
     """Send one operation; return the answer without its errno line, raise KernelRefused by it."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
@@ -228,12 +237,13 @@ def _exchange(name: str, request: str, what: str) -> str:
     return body
 
 
-def _send(channel: socket.socket, request: str) -> None:
+def _send(channel: socket.socket, lines: Iterable[str]) -> None:
     """Send all, unless the daemon refuses a line early: then its verdict is there to be read."""
-    try:
-        channel.sendall(request.encode())
-    except (BrokenPipeError, ConnectionResetError):
-        return
+    with (
+        contextlib.suppress(BrokenPipeError, ConnectionResetError),
+        channel.makefile("w", buffering=_SEND_BYTES) as stream,
+    ):
+        stream.writelines(f"{line}\n" for line in lines)
 
 
 def _receive(channel: socket.socket) -> str:
