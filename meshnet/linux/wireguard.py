@@ -28,6 +28,9 @@ from meshnet.model.keys import PrivateKey, PublicKey
 from meshnet.plan.operations import PeerChange
 from meshnet.plan.state import Peer, PeerStatus
 
+DEVICE = "meshnet0"
+"""The name of our device in the field."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -45,7 +48,10 @@ class WireGuard(Protocol):
 
     @property
     def backend(self) -> str:
-        """`kernel`, or `wireguard-go VERSION`: for people, never to be branched on."""
+        """`kernel`, or `wireguard-go VERSION`: for people, never to be branched on.
+
+        Unavailable when it is not installed.
+        """
         ...
 
     def create(self, name: str, mtu: int) -> None:
@@ -86,16 +92,31 @@ class WireGuard(Protocol):
         ...
 
 
-def pick_backend() -> WireGuard:
-    """Return the kernel's WireGuard where it has one, wireguard-go otherwise.
+def pick_backend(device: str = DEVICE) -> WireGuard:
+    """Return what carries `device` already, else the kernel's WireGuard, else wireguard-go.
 
-    Asking for the kernel's makes it load the module. Unavailable when there is neither.
+    So a module that appears later takes over only after a reboot. Asking for the kernel's makes it
+    load the module. Unavailable, with what to install, when there is none at all.
+    """
+    backend = find_carrier(device)
+    # Its name has the version of what is installed, so naming it finds out whether it is.
+    assert backend.backend
+    return backend
+
+
+def find_carrier(device: str = DEVICE) -> WireGuard:
+    """Return the backend that carries `device`, or else would; it may not be installed.
+
+    For removing, which needs nothing installed.
     """
     # The implementations import this port, so they are imported when one is wanted.
+    from meshnet.linux.wireguard_link import find_link
     from meshnet.linux.wireguard_netlink import KernelWireGuard
     from meshnet.linux.wireguard_uapi import WireGuardGo
 
-    if KernelWireGuard.is_supported():
+    link = find_link(device)
+    is_carried = link is not None and link.is_ours and link.kind == WireGuardGo.kind
+    if not is_carried and KernelWireGuard.is_supported():
         return KernelWireGuard()
     return WireGuardGo()
 

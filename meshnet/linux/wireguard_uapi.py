@@ -59,22 +59,17 @@ class WireGuardGo(RealWireGuard):
 
     kind = "tun"
 
-    def __init__(self) -> None:
-        """Raise Unavailable when wireguard-go is not installed."""
-        super().__init__()
-        self._binary = _find_binary()
-
     @functools.cached_property
     def backend(self) -> str:
         """`wireguard-go VERSION`, as the installed program says."""
-        answer = _run([self._binary, "--version"])
+        answer = _run([_find_binary(), "--version"])
         words = answer.stdout.split()
         version = words[1].removeprefix("v") if len(words) > 1 else "of unknown version"
         return f"{BINARY} {version}"
 
     def _make(self, name: str) -> None:
         SOCKETS.mkdir(mode=0o700, parents=True, exist_ok=True)
-        answer = _run([self._binary, name])
+        answer = _run([_find_binary(), name])
         if answer.returncode:
             words = answer.stderr.strip().splitlines()
             raise Unavailable(

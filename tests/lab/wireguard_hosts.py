@@ -152,10 +152,12 @@ def own_namespaces() -> Iterator[None]:
 
 def make_backend(name: str) -> RealWireGuard:
     if name == "wireguard-go":
+        backend: RealWireGuard = WireGuardGo()
         try:
-            return WireGuardGo()
+            assert backend.backend
         except Unavailable as error:
             pytest.skip(f"WIREGUARD-GO NOT TESTED: {error.message}; {error.hint}")
+        return backend
     if not KernelWireGuard.is_supported():
         pytest.skip("KERNEL WIREGUARD NOT TESTED: this kernel has none; run in a guest kernel")
     backend = KernelWireGuard()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from meshnet.errors import Conflict, Unavailable
 from meshnet.linux.wireguard import (
+    find_carrier,
     find_free_port,
     is_port_free,
     pick_backend,
@@ -28,6 +32,7 @@ from tests.lab.wireguard_hosts import (
     needs_root,
     own_namespaces,
     read,
+    run,
     show,
 )
 
@@ -107,10 +112,63 @@ def test_a_stale_socket_of_a_killed_daemon_is_no_obstacle() -> None:
 def test_a_missing_wireguard_go_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
 
-    with pytest.raises(Unavailable) as refusal:
-        WireGuardGo()
+    with pytest.raises(Unavailable) as naming:
+        assert WireGuardGo().backend
+    with pytest.raises(Unavailable) as making:
+        WireGuardGo().create(DEVICE, MTU)
 
-    assert refusal.value.hint == "apt install wireguard-go"
+    assert naming.value.hint == making.value.hint == "apt install wireguard-go"
+
+
+def test_a_device_is_read_and_removed_without_wireguard_go_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_backend("wireguard-go").create(DEVICE, MTU)
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    backend = find_carrier(DEVICE)
+    read(backend, DEVICE)
+    backend.remove(DEVICE)
+
+    assert find_link(DEVICE) is None
+
+
+def test_a_device_of_ours_stays_with_the_backend_that_carries_it() -> None:
+    make_backend("wireguard-go").create(DEVICE, MTU)
+
+    backend = pick_backend(DEVICE)
+
+    assert backend.backend.startswith("wireguard-go ")
+    backend.remove(DEVICE)
+
+
+def test_a_foreign_tun_device_without_a_daemon_is_never_touched() -> None:
+    run("ip", "tuntap", "add", DEVICE, "mode", "tun")
+    backend = make_backend("wireguard-go")
+
+    with pytest.raises(Conflict, match="not ours"):
+        backend.read(DEVICE)
+    with pytest.raises(Conflict, match="not ours"):
+        backend.remove(DEVICE)
+
+    assert find_link(DEVICE) is not None
+
+
+def test_a_daemon_that_was_killed_is_replaced_by_the_next_create() -> None:
+    backend = make_backend("wireguard-go")
+    backend.create(DEVICE, MTU)
+    os.kill(daemon_pid(DEVICE), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while find_link(DEVICE) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    gone = backend.read(DEVICE)
+    backend.create(DEVICE, MTU)
+    backend.configure(DEVICE, OURS, PORT, 0)
+
+    assert gone is None
+    assert show(read(backend)) == "device us port 53820"
+    backend.remove(DEVICE)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -121,3 +179,17 @@ def test_a_free_port_is_the_first_that_neither_family_holds(family: socket.Addre
         assert not is_port_free(PORT)
         assert find_free_port(PORT) == PORT + 1
     assert find_free_port(PORT) == PORT
+
+
+def daemon_pid(device: str) -> int:
+    """Find the daemon that runs in our own mount namespace for `device`."""
+    ours = Path("/proc/self/ns/mnt").readlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            home = (process / "ns/mnt").readlink()
+        except OSError:
+            continue
+        if home == ours and words[1:2] == [device.encode()]:
+            return int(process.name)
+    raise AssertionError(f"no daemon for {device}")
