@@ -77,14 +77,17 @@ class Host(Place):
         """Give the host an /etc/resolv.conf of its own."""
         set_resolver(self, servers, search)
 
-    def reboot(self) -> None:
-        """Lose power and come back: all processes and kernel state are gone, /var/lib stays."""
+    def power_off(self) -> None:
+        """Lose power: all processes end at once, the cables carry nothing."""
         for container in self.containers.values():
             container.close()
         self.containers.clear()
         self.kill_all()
         for link in self.links:
             link.remove()
+
+    def power_on(self) -> None:
+        """Come back after `power_off`: the kernel's state is new, /var/lib is as it was."""
         before, holder = self.where, self._holder
         here = Where(before.pids, before.inside, CLONE_NEWNS | CLONE_NEWNET)
         own_run = "umount --recursive --lazy /run\nmount -t tmpfs -o mode=755 tmpfs /run"
@@ -94,6 +97,11 @@ class Host(Place):
         os.close(before.inside)
         for link in self.links:
             link.build()
+
+    def reboot(self) -> None:
+        """Lose power and come back."""
+        self.power_off()
+        self.power_on()
 
     def close(self) -> None:
         for container in self.containers.values():

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError
-from meshnet.wire.local import Attached, PeerInfo, Plan, ServiceInfo, Status, decode
+from meshnet.wire.local import Attached, NetworkInfo, PeerInfo, Plan, ServiceInfo, Status, decode
 from tests.lab.hosts import Container, Host
 from tests.lab.place import Daemon, Place
 from tests.lab.waiting import wait_until
@@ -124,6 +124,11 @@ class Node:
 
     def services(self) -> list[ServiceInfo]:
         return self.get("/v1/services", list[ServiceInfo])
+
+    def gateways(self, network: str = "default") -> tuple[str, ...]:
+        """Return a network's gateways, where its containers ask for names."""
+        listed = self.get("/v1/networks", list[NetworkInfo])
+        return next(item.gateways for item in listed if item.name == network)
 
     def plan(self) -> tuple[str, ...]:
         return self.get("/v1/plan", Plan).operations

@@ -26,6 +26,7 @@ class CommandFailed(AssertionError):
 
     def __init__(self, place: str, command: tuple[str, ...], status: int, output: str) -> None:
         super().__init__(f"{place}: {shlex.join(command)} ended with {status}\n{output}")
+        self.place = place
         self.status = status
         self.output = output
 
