@@ -25,6 +25,7 @@ from meshnet import __version__
 from meshnet.errors import BadInput, MeshnetError, PinMismatch, Unavailable
 from meshnet.model.addresses import Address, Prefix
 from meshnet.model.keys import PrivateKey, SigningKey
+from meshnet.model.names import check_name
 from meshnet.wire import api, auth, codec
 from meshnet.wire.api import Granted, HeldLease, Hello, Joined, Line, Published
 from meshnet.wire.fact import SignedFact
@@ -152,7 +153,7 @@ class CoordinatorClient:
 
     async def remove_network(self, name: str) -> Granted:
         """Remove a network nobody is attached to."""
-        path = f"{api.NETWORKS}/{name}"
+        path = f"{api.NETWORKS}/{check_name(name, 'network')}"
         return await self._any(lambda url: self._ask(url, "DELETE", path, Granted))
 
     async def watch(self, revision: int | None = None, store: str = "") -> AsyncIterator[Line]:

@@ -82,11 +82,11 @@ def token_fault(token: TokenState, now: int) -> TokenError | None:
 # Mesh addresses
 
 
-def lowest_free(prefix: IPv4Network, taken: Collection[IPv4Address]) -> IPv4Address:
-    """Return the lowest host address of the mesh prefix that nobody has; Conflict when full."""
+def lowest_free(prefix: IPv4Network, taken: Collection[int]) -> IPv4Address:
+    """Return the lowest host address of the mesh prefix that is not taken; Conflict when full."""
     for number in range(int(prefix.network_address) + 1, int(prefix.broadcast_address)):
-        if (address := IPv4Address(number)) not in taken:
-            return address
+        if number not in taken:
+            return IPv4Address(number)
     raise Conflict(f"the mesh prefix {prefix} is full", "Revoke nodes that are gone.")
 
 

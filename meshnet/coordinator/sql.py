@@ -117,11 +117,13 @@ class SqlTransaction:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self._addresses: set[int] | None = None
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        async with self._connection.begin_nested():
-            yield
+        with mapped():
+            async with self._connection.begin_nested():
+                yield
 
     async def counters(self) -> Counters:
         row = (await self._connection.execute(select(schema.state))).one()
@@ -185,6 +187,13 @@ class SqlTransaction:
         query = select(schema.nodes).order_by(schema.nodes.c.name, schema.nodes.c.id)
         return [_node(row) for row in await self._connection.execute(query)]
 
+    async def taken_addresses(self) -> set[int]:
+        """Return all IPv4 mesh addresses in use; read once in a transaction, then kept."""
+        if self._addresses is None:
+            rows = await self._connection.execute(select(schema.nodes.c.address4))
+            self._addresses = set(rows.scalars())
+        return self._addresses
+
     async def put_node(self, node: NodeRow) -> None:
         values = {
             **asdict(node),
@@ -192,6 +201,8 @@ class SqlTransaction:
             "address4": int(node.address4),
         }
         await self._upsert(schema.nodes, [values])
+        if self._addresses is not None:
+            self._addresses.add(int(node.address4))
 
     async def drop_node(self, node_id: str) -> None:
         await self._connection.execute(delete(schema.nodes).where(schema.nodes.c.id == node_id))

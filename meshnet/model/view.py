@@ -15,7 +15,7 @@ facts in any order gives the same view. What is refused is kept beside it, with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -276,7 +276,7 @@ def objection(
     membership: Membership,
     statements: Statements,
     proven: Mapping[PublicKey, str],
-    attachments: Mapping[tuple[str, str], Attachment],
+    attachments: Container[tuple[str, str]],
 ) -> str:
     """Return why a member's word does not hold, or ''; `attachments` are those that do."""
     if isinstance(body, NodeRecord):
@@ -314,7 +314,7 @@ def _address_theft(body: Attachment, membership: Membership, statements: Stateme
     return ""
 
 
-def _homeless(body: Instance, attachments: Mapping[tuple[str, str], Attachment]) -> str:
+def _homeless(body: Instance, attachments: Container[tuple[str, str]]) -> str:
     if (body.network, body.attachment) in attachments:
         return ""
     return f"the node has no attachment {body.attachment} on network {body.network}"
