@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,9 @@ from meshnet.linux.wireguard_base import RealWireGuard
 from meshnet.linux.wireguard_link import find_link
 from meshnet.linux.wireguard_netlink import KernelWireGuard
 from meshnet.linux.wireguard_uapi import SOCKETS, WireGuardGo
+from meshnet.plan.operations import PeerChange
 from tests.lab.wireguard_hosts import (
+    ANN,
     DEVICE,
     MTU,
     OURS,
@@ -75,6 +79,20 @@ def test_the_backend_is_the_kernels_where_it_has_one_and_is_named() -> None:
         assert name == "wireguard-go" and version[0].isdigit()
         with pytest.raises(Unavailable, match="the kernel has no WireGuard"):
             KernelWireGuard().create(DEVICE, MTU)
+
+
+def test_what_the_kernel_can_remove_singly_is_found_out_by_trying() -> None:
+    backend = make_backend("kernel")
+    backend.create(DEVICE, MTU)
+    prefix = frozenset({ip_network("10.1.0.0/16")})
+    backend.change_peers(DEVICE, [PeerChange(ANN.public, add=prefix)])
+
+    backend.change_peers(DEVICE, [PeerChange(ANN.public, drop=prefix)])
+
+    major, minor = map(int, platform.release().split("-")[0].split(".")[:2])
+    assert backend._removes_singly is ((major, minor) >= (6, 16))
+    assert read(backend).peers[ANN.public].allowed_ips == frozenset()
+    backend.remove(DEVICE)
 
 
 def test_wireguard_go_outlives_the_agent_that_started_it() -> None:
