@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -167,7 +167,7 @@ async def read(request: web.Request, kind: type[T]) -> T:
     return codec.decode(await read_body(request), kind, "request")
 
 
-def answer(value: msgspec.Struct | list[msgspec.Struct]) -> web.Response:
+def answer(value: msgspec.Struct | Sequence[msgspec.Struct]) -> web.Response:
     """Return a success that carries `value`."""
     return web.Response(body=codec.encode(value), content_type="application/json")
 

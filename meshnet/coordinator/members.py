@@ -51,7 +51,7 @@ class Members:
     # Join
 
     async def join(self, request: JoinRequest, source: str) -> Joined:
-        """Let a node in; raise the TokenError that applies, or RateLimited, NotAuthentic, Conflict."""
+        """Let a node in; raise the TokenError that applies, RateLimited, NotAuthentic, Conflict."""
         try:
             joined = await self._join(request, source)
         except MeshnetError as error:

@@ -171,14 +171,16 @@ class World:
         self.statements(now)
         return any(slot.writer in self._members for slot in self._offers.get(name, ()))
 
-    def attached(self, network: str, now: float) -> list[tuple[str, Attachment]]:
-        """Return node names and attachments of a network, save those of hosts themselves."""
+    def attached(
+        self, network: str, now: float, *, hosts: bool = False
+    ) -> list[tuple[str, Attachment]]:
+        """Return node names and attachments of a network, with those of hosts themselves or not."""
         return [
             (self._members[fact.slot.writer].name, fact.body)
             for fact in self._records(now)
             if isinstance(fact.body, Attachment)
             and fact.body.network == network
-            and not fact.body.host
+            and (hosts or not fact.body.host)
         ]
 
     def _records(self, now: float) -> Iterator[Fact]:
