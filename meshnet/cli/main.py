@@ -45,9 +45,11 @@ COMMANDS = {
     "detach": Entry(f"{_HERE}.attach:detach", _CHANGE, "Take an attachment away."),
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),
     "network": Entry(f"{_HERE}.network:network", _CHANGE, "Create and remove networks."),
-    "coordinator": Entry(f"{_HERE}.coordinator:coordinator", _ADMIN, "Set up and run one."),
+    "coordinator": Entry(
+        f"{_HERE}.coordinator:coordinator", _ADMIN, "Set up a coordinator and run it."
+    ),
     "token": Entry(f"{_HERE}.token:token", _ADMIN, "Create, list and revoke join tokens."),
-    "node": Entry(f"{_HERE}.node:node", _ADMIN, "Revoke a node."),
+    "node": Entry(f"{_HERE}.node:node", _ADMIN, "List and revoke members."),
     "completion": Entry(f"{_HERE}.completion:completion", _ADMIN, "Print shell completion."),
 }
 

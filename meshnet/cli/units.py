@@ -55,6 +55,12 @@ def enable(name: str) -> bool:
     return known.returncode != 0
 
 
+def make_users(name: str) -> None:
+    """Make the users and groups that one of our files declares (systemd-sysusers(8))."""
+    text = unit_text(name, this_program())
+    _run(["systemd-sysusers", "-"], "systemd-sysusers", text)
+
+
 def stop(name: str) -> None:
     """Stop a unit; it starts again at the next boot if it is enabled."""
     _systemctl("stop", name)
@@ -72,10 +78,13 @@ def is_active(name: str) -> bool:
 
 
 def _systemctl(*words: str) -> None:
-    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    _run(["systemctl", *words], words[-1])
+
+
+def _run(command: list[str], subject: str, text: str | None = None) -> None:
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        name = words[-1]
         said = result.stderr.strip() or f"exit code {result.returncode}"
         raise MeshnetError(
-            f"systemctl {' '.join(words)} failed: {said}", f"See why: `journalctl -u {name} -n 20`."
+            f"{' '.join(command)} failed: {said}", f"See why: `journalctl -u {subject} -n 20`."
         )

@@ -6,15 +6,16 @@ from ipaddress import ip_address
 
 import click
 
-from meshnet.cli import tables
+from meshnet.cli import tables, types
 from meshnet.cli.local import Agent
-from meshnet.cli.output import json_option, print_json
+from meshnet.cli.output import json_option, print_json, print_table
 from meshnet.cli.settings import Settings
 from meshnet.errors import NotFound
 from meshnet.model.names import ZONE
 from meshnet.wire.local import DnsAnswer
 
 TYPES = ["A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "SOA", "NS", "ANY"]
+STATIC = ["A", "AAAA", "CNAME", "TXT", "SRV"]
 
 
 def _complete_type(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -75,3 +76,74 @@ def question(name: str, kind: str | None) -> tuple[str, str]:
     except ValueError:
         full = name if "." in name else f"{name}.{ZONE}"
         return full, kind or "A"
+
+
+@dns.command(name="set")
+@click.argument("name")
+@click.argument("kind", metavar="TYPE", type=click.Choice(STATIC, case_sensitive=False))
+@click.argument("values", nargs=-1, required=True)
+@click.option(
+    "--ttl",
+    type=types.duration,
+    default="60s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long resolvers may keep it.",
+)
+@click.pass_obj
+def set_record(settings: Settings, name: str, kind: str, values: tuple[str, ...], ttl: int) -> None:
+    """Set the records of NAME and TYPE, on the coordinator's machine; the former ones go.
+
+    NAME is relative to the zone; a `*` may lead it. VALUES are written as in a zone file.
+
+    \b
+      meshnet dns set printer A 192.0.2.9
+      meshnet dns set '*.lab' AAAA 2001:db8::1 2001:db8::2
+      meshnet dns set www CNAME web
+      meshnet dns set _ldap._tcp SRV '0 10 389 directory'
+    """
+    from meshnet.coordinator.admin_client import AdminClient
+    from meshnet.model.statements import StaticRecord
+
+    record = StaticRecord(_relative(name), kind, values, ttl)
+    AdminClient(settings.coordinator_socket).set_record(record)
+    click.echo(f"{record.name}.{ZONE} {kind} is set")
+
+
+@dns.command()
+@click.argument("name")
+@click.argument("kind", metavar="TYPE", type=click.Choice(STATIC, case_sensitive=False))
+@click.pass_obj
+def unset(settings: Settings, name: str, kind: str) -> None:
+    """Take the records of NAME and TYPE away, on the coordinator's machine.
+
+    \b
+      meshnet dns unset printer A
+    """
+    from meshnet.coordinator.admin_client import AdminClient
+
+    AdminClient(settings.coordinator_socket).remove_record(_relative(name), kind)
+    click.echo(f"{_relative(name)}.{ZONE} {kind} is gone")
+
+
+@dns.command(name="list")
+@json_option
+@click.pass_obj
+def list_records(settings: Settings, as_json: bool) -> None:
+    """List the static records, on the coordinator's machine.
+
+    \b
+      meshnet dns list
+    """
+    from meshnet.cli.admin_tables import records_table
+    from meshnet.coordinator.admin_client import AdminClient
+
+    records = AdminClient(settings.coordinator_socket).records()
+    if as_json:
+        print_json(records)
+    else:
+        print_table(records_table(records))
+
+
+def _relative(name: str) -> str:
+    return name.lower().removesuffix(".").removesuffix(f".{ZONE}")

@@ -70,7 +70,7 @@ def join(
     \b
       meshnet join mnt1.…
       ssh coordinator meshnet token create | meshnet join -
-      meshnet join --token-file /root/token --name web-1 --wait
+      meshnet join --token-file mesh.token --name web-1 --wait
     """
     text = _read_token(token, token_file)
     from meshnet.agent.enrol import enrol

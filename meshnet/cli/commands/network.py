@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
 import click
 
 from meshnet.cli import types
@@ -10,6 +13,9 @@ from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json
 from meshnet.cli.settings import Settings
 from meshnet.wire.local import Done, NetworkInfo, NetworkRequest
+
+if TYPE_CHECKING:
+    from meshnet.coordinator import admin_api
 
 
 @click.group()
@@ -48,12 +54,26 @@ def create(
       meshnet network create appnet
       meshnet network create appnet --prefix 10.20.0.0/16 --prefix fd00:20::/64
     """
-    request = NetworkRequest(name=name, prefixes=prefixes, flood=flood)
-    made = Agent(settings).post("/v1/networks", request, NetworkInfo)
+    made: NetworkInfo | admin_api.NetworkInfo
+    if settings.coordinator_socket.exists():
+        made = _create_here(settings, name, prefixes, flood)
+    else:
+        request = NetworkRequest(name=name, prefixes=prefixes, flood=flood)
+        made = Agent(settings).post("/v1/networks", request, NetworkInfo)
     if as_json:
         print_json(made)
     else:
-        click.echo(f"network {made.name}: VNI {made.vni}, {' '.join(made.prefixes)}")
+        click.echo(f"network {made.name}: VNI {made.vni}, {' '.join(map(str, made.prefixes))}")
+
+
+def _create_here(
+    settings: Settings, name: str, prefixes: tuple[str, ...], flood: bool
+) -> admin_api.NetworkInfo:
+    from meshnet.coordinator.admin_client import AdminClient
+    from meshnet.wire import api
+
+    request = api.NetworkRequest(name, tuple(ip_network(text) for text in prefixes), flood)
+    return AdminClient(settings.coordinator_socket).create_network(request)
 
 
 @network.command()
@@ -65,4 +85,10 @@ def rm(settings: Settings, name: str) -> None:
     \b
       meshnet network rm appnet
     """
-    click.echo(Agent(settings).delete(f"/v1/networks/{name}", Done).message)
+    if settings.coordinator_socket.exists():
+        from meshnet.coordinator.admin_client import AdminClient
+
+        AdminClient(settings.coordinator_socket).remove_network(name)
+    else:
+        Agent(settings).delete(f"/v1/networks/{name}", Done)
+    click.echo(f"network {name} is removed")

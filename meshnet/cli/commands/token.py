@@ -9,7 +9,7 @@ import click
 from meshnet.cli import types
 from meshnet.cli.output import json_option, print_json, print_table, step
 from meshnet.cli.settings import Settings
-from meshnet.cli.text import Table, date, span, until, words
+from meshnet.cli.text import count, span
 
 
 @click.group()
@@ -41,13 +41,19 @@ def token() -> None:
     help="How many nodes may join with it.",
 )
 @click.option(
-    "--tag", "tags", multiple=True, metavar="TAG", help="A tag that its nodes get; may be repeated."
+    "--tag",
+    "tags",
+    type=types.name_of("tag"),
+    multiple=True,
+    metavar="TAG",
+    help="A tag that its nodes get; may be repeated.",
 )
+@json_option
 @click.pass_obj
-def create(settings: Settings, ttl: int, uses: int, tags: tuple[str, ...]) -> None:
+def create(settings: Settings, ttl: int, uses: int, tags: tuple[str, ...], as_json: bool) -> None:
     """Make a join token and print it, alone, on standard output.
 
-    It is shown once: the coordinator keeps a hash. Whoever has it may join, so treat it as a
+    It is shown this once: the coordinator keeps a hash. Whoever has it may join, so treat it as a
     password.
 
     \b
@@ -55,6 +61,15 @@ def create(settings: Settings, ttl: int, uses: int, tags: tuple[str, ...]) -> No
       meshnet token create --ttl 7d --uses 100 --tag office
       meshnet token create | ssh web-1 meshnet join -
     """
+    from meshnet.coordinator.admin_client import AdminClient
+
+    made = AdminClient(settings.coordinator_socket).create_token(ttl, uses, tags)
+    if as_json:
+        print_json(made)
+        return
+    click.echo(made.text)
+    left = span(made.expires - time.time() + 1)
+    step(f"token {made.id}: {count(uses, 'use')}, good for {left}")
 
 
 @token.command(name="list")
@@ -67,6 +82,14 @@ def list_tokens(settings: Settings, as_json: bool) -> None:
       meshnet token list
       meshnet token list --json
     """
+    from meshnet.cli.admin_tables import tokens_table
+    from meshnet.coordinator.admin_client import AdminClient
+
+    tokens = AdminClient(settings.coordinator_socket).tokens()
+    if as_json:
+        print_json(tokens)
+    else:
+        print_table(tokens_table(tokens, time.time()))
 
 
 @token.command()
@@ -78,3 +101,7 @@ def revoke(settings: Settings, token_id: str) -> None:
     \b
       meshnet token revoke 3f2a9c
     """
+    from meshnet.coordinator.admin_client import AdminClient
+
+    AdminClient(settings.coordinator_socket).revoke_token(token_id)
+    click.echo(f"token {token_id} is revoked")
