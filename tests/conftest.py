@@ -41,20 +41,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """An empty lab with the test's name; it is drawn, with its logs, when the test fails."""
+    """An empty lab with the test's name."""
     with Lab(request.node.name) as lab:
         yield lab
-        report = getattr(request.node, "report_call", None)
-        if report is not None and report.failed:
-            print(f"\n{lab.draw()}\n{lab.logs()}")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure what the labs look like that are open, and what their daemons said."""
     report = yield
-    setattr(item, f"report_{report.when}", report)
+    if report.failed:
+        for lab in Lab.living:
+            report.sections.append((lab.title, f"{lab.draw()}\n{lab.logs()}"))
     return report
 
 

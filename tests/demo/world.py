@@ -58,7 +58,7 @@ class World:
             self.lab.subnet(site, *prefixes)
         for name, site in MACHINES.items():
             self.hosts[name] = self.lab.host(name, site)
-        self.mesh = Mesh(self.hosts[HUB])
+        self.mesh = Mesh(self.lab, self.hosts[HUB])
 
     def type(self, place: Place, *words: str, hide: str = "", quiet: bool = False) -> str:
         """Run a command at a place and show it with its output; return the output.

@@ -73,6 +73,11 @@ class Host(Place):
         self.containers[name] = Container(name, self)
         return self.containers[name]
 
+    def remove(self, container: Container) -> None:
+        """End a container and all that runs in it."""
+        name = next(name for name, each in self.containers.items() if each is container)
+        self.containers.pop(name).close()
+
     def resolver(self, *servers: str, search: str = "") -> None:
         """Give the host an /etc/resolv.conf of its own."""
         set_resolver(self, servers, search)

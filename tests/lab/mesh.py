@@ -1,6 +1,6 @@
 """Shell. meshnet on the hosts of a lab, put there by its own command line.
 
-    mesh = Mesh(lab.host("hub", "cloud-a"))
+    mesh = Mesh(lab, lab.host("hub", "cloud-a"))
     mesh.start()
     a, b = mesh.join(lab.host("a", "cloud-a")), mesh.join(lab.host("b", "cloud-b"))
     mesh.wait_until_whole()
@@ -28,6 +28,7 @@ from meshnet.errors import MeshnetError
 from meshnet.wire.local import Attached, NetworkInfo, PeerInfo, Plan, ServiceInfo, Status, decode
 from tests.lab.hosts import Container, Host
 from tests.lab.place import Daemon, Place
+from tests.lab.topology import Lab
 from tests.lab.waiting import wait_until
 
 T = TypeVar("T")
@@ -116,6 +117,13 @@ class Node:
         settings = Settings(run_dir=self.host.file("/run/meshnet"))
         return Agent(settings).get(path, kind)
 
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over its labels."""
+        socket = ("--unix-socket", "/run/meshnet/agent.sock")
+        text = self.host.output("curl", "-sS", *socket, "http://agent/metrics")
+        lines = (line for line in text.splitlines() if line.startswith(name))
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
     def status(self) -> Status:
         return self.get("/v1/status", Status)
 
@@ -171,7 +179,8 @@ class Node:
 class Mesh:
     """A coordinator and the nodes that joined it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, lab: Lab, host: Host) -> None:
+        self.lab = lab
         self.coordinator = Coordinator(host)
         self.nodes: dict[str, Node] = {}
 

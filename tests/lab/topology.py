@@ -13,7 +13,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from tests.lab.capture import Capture
 from tests.lab.hosts import Host, Router
@@ -127,7 +127,12 @@ class Subnet:
 
 
 class Lab:
-    """A pid namespace with places in it. Use it as a context manager."""
+    """A pid namespace with places in it. Use it as a context manager.
+
+    `living` are all that are open in this process, for whoever reports a failure.
+    """
+
+    living: ClassVar[list[Lab]] = []
 
     def __init__(self, title: str = "lab") -> None:
         self.title = title
@@ -149,6 +154,7 @@ class Lab:
         self._pids = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._inside = os.pidfd_open(first)
         self.inode = os.fstat(self._pids).st_ino
+        Lab.living.append(self)
 
     @property
     def where(self) -> Where:
@@ -209,6 +215,7 @@ class Lab:
 
     def close(self) -> None:
         """End everything in the lab and assert that nothing of it is left on the machine."""
+        Lab.living.remove(self)
         namespaces = {place.netns for place in self.places}
         for place in [*self.hosts.values(), *self.routers.values()]:
             place.close()
@@ -230,8 +237,6 @@ class Lab:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None and isinstance(error, Exception):
-            print(f"\n{self.draw()}\n{self.logs()}", file=sys.stderr)
         self.close()
 
 

@@ -1,0 +1,99 @@
+"""Shell. meshnet touches nothing of others, and leaves nothing of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Host, wait_until
+from tests.lab.mesh import PROGRAM, Mesh
+from tests.scenes.mesh_scenes import attached, dump, mesh_of
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+FOREIGN = """
+ip link add br-other type bridge
+ip link add vx-other type vxlan id 7 dstport 4789 dev eth0
+ip link add meshnet9 type bridge
+ip link add veth-other type veth peer name peer-other
+ip addr add 10.9.0.1/24 dev br-other
+ip link set br-other up
+ip route add 10.9.9.0/24 via 10.9.0.9 proto static
+ip route add 10.9.8.0/24 via 10.9.0.9 proto 110
+ip rule add from 10.9.0.0/24 table 100
+ip route add default via 10.9.0.9 table 100
+ip netns add other
+nft add table inet other
+nft add chain inet other in '{ type filter hook input priority 0; policy accept; }'
+nft add rule inet other in ip saddr 10.9.0.7 drop
+"""
+
+
+def settled(host: Host) -> dict[str, list[str]]:
+    """Return the dump once it has stopped to change: IPv6 addresses settle by themselves."""
+
+    def twice() -> dict[str, list[str]]:
+        first = dump(host)
+        return first if first == dump(host) and "tentative" not in str(first) else {}
+
+    return wait_until(twice, 10, "the kernel's state has settled")
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with mesh_of(1, "a node that leaves") as mesh:
+        yield mesh
+
+
+@pytest.mark.parametrize("agent", ["with its agent", "with its agent killed"])
+def test_down_purge_leaves_nothing_and_foreign_things_stay(mesh: Mesh, agent: str) -> None:
+    lab_host = mesh.nodes["n1"].host
+    assert "mesh-default" in lab_host.output("ip", "link")
+    host = _guest(mesh, "with" if agent == "with its agent" else "without")
+    host.shell(FOREIGN)
+    before = settled(host)
+    node = mesh.join(host)
+    mesh.wait_until_whole()
+    with attached(node, "c1", "--service", "shop", "--port", "80/tcp"):
+        during = dump(host)
+        assert {name for name in before if set(before[name]) - set(during[name])} == set()
+        assert during != before
+        if agent != "with its agent":
+            node.kill()
+        node.meshnet("down", "--purge", "--yes")
+        del mesh.nodes[host.name]
+        assert settled(host) == before
+        assert "c1" in host.containers
+        assert "eth0" not in host.containers["c1"].output("ip", "-o", "link")
+        host.remove(host.containers["c1"])
+    assert (
+        host.shell("ls -A /run/meshnet /var/lib/meshnet /run/wireguard 2>/dev/null || true") == ""
+    )
+    assert [pid for pid in host.processes() if pid != host.pid] == []
+
+
+def _guest(mesh: Mesh, name: str) -> Host:
+    """Return a new machine beside the mesh."""
+    return mesh.lab.host(name, "cloud-b")
+
+
+def test_a_machine_that_left_can_join_again(mesh: Mesh) -> None:
+    host = _guest(mesh, "again")
+    first = mesh.join(host)
+    identity = first.status().node
+    first.meshnet("down", "--purge", "--yes")
+    assert not host.works(PROGRAM, "status")
+    again = mesh.join(host, "--name", "again-2")
+    mesh.wait_until_whole()
+    assert again.status().node != identity
+
+
+def test_down_without_purge_keeps_the_membership(mesh: Mesh) -> None:
+    node = mesh.nodes["n1"]
+    identity = node.status().node
+    node.meshnet("down")
+    assert "meshnet0" not in node.host.output("ip", "link")
+    node.start()
+    mesh.wait_until_whole()
+    assert node.status().node == identity

@@ -1,0 +1,130 @@
+"""Shell. What somebody else removes or forges in the kernel comes back, and is counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import wait_until
+from tests.lab.mesh import Mesh, Node
+from tests.scenes.mesh_scenes import SEGMENT, Box, attached, can_ping, mesh_of
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+WITHIN = 5.0
+STRANGER = "6Wd5JwFf0yTl6BYuL1Rp1zbW2rRpZCkQk8kXv0f2C0U="
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with mesh_of(2, "two nodes, tampered with") as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def boxes(mesh: Mesh) -> Iterator[tuple[Box, Box]]:
+    with attached(mesh.nodes["n1"], "c1") as a, attached(mesh.nodes["n2"], "c2") as b:
+        wait_until(lambda: can_ping(a.container, b.address4), 10, "c1 reaches c2")
+        yield a, b
+
+
+def ours(node: Node) -> str:
+    """Return all that is ours in a host's kernel, as its own tools print it."""
+    host = node.host
+    parts = [
+        host.output("wg", "show", "meshnet0", "allowed-ips"),
+        host.output("wg", "show", "meshnet0", "listen-port"),
+        host.output("ip", "-o", "addr", "show", "dev", "meshnet0"),
+        host.output("ip", "-o", "link", "show", "dev", "meshnet0"),
+        host.output("ip", "-o", "addr", "show", "dev", "mesh-default"),
+        host.output("ip", "route", "show", "table", "all", "proto", "109"),
+        host.output("ip", "-6", "route", "show", "table", "all", "proto", "109"),
+        host.output("nft", "list", "table", "inet", "meshnet"),
+        host.output(*SEGMENT, "ip", "-o", "-d", "link"),
+        host.output(*SEGMENT, "ip", "-o", "addr", "show", "dev", "br0"),
+        host.output(*SEGMENT, "bridge", "fdb", "show", "brport", "vx0"),
+        host.output(*SEGMENT, "ip", "neigh", "show", "nud", "permanent"),
+    ]
+    return "\n".join(_sorted(_without_numbers(part)) for part in parts)
+
+
+def _without_numbers(text: str) -> str:
+    """Drop the numbers of links, which are new for a link that was made anew."""
+    text = re.sub(r"^\d+: ", "", text, flags=re.M)
+    return re.sub(r"@if\d+|link-netnsid \d+|handle \d+|valid_lft \S+|ifindex \d+", "", text)
+
+
+def _sorted(text: str) -> str:
+    return "\n".join(sorted(line.rstrip() for line in text.splitlines()))
+
+
+IN = " ".join(SEGMENT)
+TAMPERINGS = {
+    "FDB entry removed": f"{IN} bridge fdb del $mac dev vx0 dst $vtep",
+    "FDB entry forged": f"{IN} bridge fdb replace $mac dev vx0 dst 192.0.2.99",
+    "strange FDB entry": f"{IN} bridge fdb add 02:00:00:00:00:99 dev vx0 dst $vtep",
+    "neighbour removed": f"{IN} ip neigh del $address dev vx0",
+    "neighbour forged": f"{IN} ip neigh replace $address lladdr 02:00:00:00:00:98 dev vx0",
+    "IPv6 neighbour removed": f"{IN} ip neigh del $address6 dev vx0",
+    "route removed": "ip route del $prefix dev meshnet0",
+    "route forged": "ip route add 10.99.0.0/16 dev meshnet0 proto 109",
+    "peer removed": "wg set meshnet0 peer $peer remove",
+    "strange peer": f"wg set meshnet0 peer {STRANGER} allowed-ips 10.213.99.9/32",
+    "allowed IP stolen": f"wg set meshnet0 peer {STRANGER} allowed-ips $vtep/32",
+    "address removed": "ip addr del $own/32 dev meshnet0",
+    "strange address": "ip addr add 10.213.99.9/32 dev meshnet0",
+    "tunnel down": "ip link set meshnet0 down",
+    "tunnel removed": "ip link del meshnet0",
+    "port off the bridge": f"{IN} ip link set $port nomaster",
+    "port down": f"{IN} ip link set $port down",
+    "port removed": f"{IN} ip link del $port",
+    "gateway address removed": f"{IN} ip addr flush dev br0",
+    "bridge removed": f"{IN} ip link del br0",
+    "VXLAN device removed": f"{IN} ip link del vx0",
+    "network's namespace removed": "ip netns del meshnet-default",
+    "host's own address removed": "ip addr flush dev mesh-default",
+    "nft table removed": "nft delete table inet meshnet",
+    "nft table emptied": "nft flush table inet meshnet",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERINGS)
+def test_is_repaired_and_counted(mesh: Mesh, boxes: tuple[Box, Box], what: str) -> None:
+    (a, b), node = boxes, mesh.nodes["n1"]
+    wait_until(lambda: node.plan() == (), 10, "nothing to do before")
+    before, repairs = ours(node), sum(node.status().repairs.values())
+    node.host.shell(words_of(a, b) + TAMPERINGS[what])
+    wait_until(
+        lambda: repaired(node, before, repairs),
+        WITHIN,
+        lambda: f"{what}: repaired\nwas:\n{before}\nis:\n{ours(node)}\n{node.status()}",
+    )
+    wait_until(lambda: can_ping(a.container, b.address4), 10, "c1 reaches c2 again")
+    assert can_ping(b.container, a.address6)
+
+
+def repaired(node: Node, before: str, repairs: int) -> bool:
+    """Say whether the kernel has what it had, and one repair more was counted."""
+    try:
+        return ours(node) == before and sum(node.status().repairs.values()) > repairs
+    except AssertionError:
+        return False  # a tool found no device
+
+
+def words_of(a: Box, b: Box) -> str:
+    """Return the shell words of the tamperings: what n1 knows of c2 and its own port for c1."""
+    here, there = a.node, b.node
+    port = "p" + a.given.mac.replace(":", "")
+    values = {
+        "mac": b.given.mac,
+        "vtep": there.address4,
+        "address": b.address4,
+        "address6": b.address6,
+        "prefix": "10.213.0.0/16",
+        "own": here.address4,
+        "peer": there.status().public_key,
+        "port": port,
+    }
+    return "".join(f"{name}='{value}'; " for name, value in values.items())
