@@ -26,9 +26,9 @@ def down(state_dir: Path, run_dir: Path, *, purge: bool) -> list[str]:
     """Do it without an agent; with `purge` the state directory goes as well."""
     from meshnet.agent.node import TUNNEL
     from meshnet.linux.kernel import LinuxKernel
-    from meshnet.linux.wireguard import pick_backend
+    from meshnet.linux.wireguard import find_carrier
 
-    lines = take_away(LinuxKernel(pick_backend(), TUNNEL), run_dir)
+    lines = take_away(LinuxKernel(find_carrier(TUNNEL), TUNNEL), run_dir)
     (run_dir / "agent.sock").unlink(missing_ok=True)
     if purge:
         lines += StateDir(state_dir).purge()
