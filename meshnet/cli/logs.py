@@ -38,3 +38,6 @@ def start_logging(level: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    if level != "debug":
+        for talkative in ("alembic", "aiohttp.access"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)

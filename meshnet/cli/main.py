@@ -61,7 +61,7 @@ Exit codes:
   3 not found            8 not authentic            13 token expired
   4 exists already      16 coordinator's key is     14 token revoked
  70 a bug of meshnet       not the token's pin      15 token used up
-130 interrupted         17 too many attempts
+130 stopped             17 too many attempts
 """
 
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), _usage_hint(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", "", EXIT_INTERRUPTED)
+        return _fail("stopped", "", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE

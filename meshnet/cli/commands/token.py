@@ -68,8 +68,7 @@ def create(settings: Settings, ttl: int, uses: int, tags: tuple[str, ...], as_js
         print_json(made)
         return
     click.echo(made.text)
-    left = span(made.expires - time.time() + 1)
-    step(f"token {made.id}: {count(uses, 'use')}, good for {left}")
+    step(f"token {made.id}: {count(uses, 'use')}, good for {span(ttl)}")
 
 
 @token.command(name="list")
