@@ -58,8 +58,8 @@ def join_all(world: World) -> None:
 
 def _join(world: World, host: Host) -> None:
     """One token, one machine: its keys are made on it and stay there."""
-    hub = world.hosts[HUB]
-    token = world.type(hub, "meshnet", "token", "create", "--ttl", "10m", quiet=True).strip()
+    token = world.mesh.coordinator.token("--ttl", "10m")
+    world.screen.typed(HUB, "meshnet token create --ttl 10m", f"for {host.name}")
     world.screen.output(hidden(token, token))
     world.type(host, "meshnet", "join", token, "--name", host.name, hide=token)
     world.screen.typed(host.name, "meshnet agent &")

@@ -60,26 +60,28 @@ class World:
             self.hosts[name] = self.lab.host(name, site)
         self.mesh = Mesh(self.lab, self.hosts[HUB])
 
-    def type(self, place: Place, *words: str, hide: str = "", quiet: bool = False) -> str:
+    def type(self, place: Place, *words: str, hide: str = "") -> str:
         """Run a command at a place and show it with its output; return the output.
 
-        `hide` is shortened wherever it is shown; `quiet` shows no output.
+        `hide` is shortened wherever it is shown.
         """
         self.screen.typed(place.name, hidden(shlex.join(words), hide))
-        command = (PROGRAM, *words[1:]) if words[0] == "meshnet" else words
-        result = place.run(*command, check=False, timeout=60)
-        text = result.stdout + result.stderr
-        if result.returncode or not quiet:
-            self.screen.output(hidden(text, hide))
-        if result.returncode:
-            raise StepFailed(f"{words[0]} ended with {result.returncode}", place.name)
-        return result.stdout
+        status, text = place.transcript(*((PROGRAM, *words[1:]) if is_ours(words) else words))
+        self.screen.output(hidden(text, hide))
+        if status:
+            raise StepFailed(f"`{hidden(shlex.join(words), hide)}` ended with {status}", place.name)
+        return text
 
     def expect(self, holds: object, what: str, place: Place | None = None) -> None:
         """Say that something holds, or stop the play because it does not."""
         if not holds:
             raise StepFailed(f"this does not hold: {what}", place.name if place else "")
         self.screen.found(what)
+
+
+def is_ours(words: tuple[str, ...]) -> bool:
+    """Say whether this is the command line of meshnet."""
+    return words[0] == "meshnet"
 
 
 def hidden(text: str, secret: str) -> str:

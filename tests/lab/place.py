@@ -147,6 +147,12 @@ class Place:
         """Return what a command that must succeed writes to its standard output."""
         return self.run(*command, timeout=timeout).stdout
 
+    def transcript(self, *command: str, timeout: float = 60) -> tuple[int, str]:
+        """Run a command; return its status and all it wrote, in the order it was written."""
+        process = spawn(self.where, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        text, _ = _finish(process, "", timeout)
+        return process.returncode, text.decode(errors="replace")
+
     def works(self, *command: str, timeout: float = 30) -> bool:
         """Say whether a command ends with 0."""
         return self.run(*command, check=False, timeout=timeout).returncode == 0
@@ -200,7 +206,7 @@ class Place:
 
 def _finish(process: subprocess.Popen[bytes], text: str, timeout: float) -> tuple[bytes, bytes]:
     try:
-        return process.communicate(text.encode(), timeout)
+        return process.communicate(text.encode() or None, timeout)
     except BaseException:
         process.kill()
         process.communicate()
