@@ -38,6 +38,9 @@ class Guesses:
         while len(self._spent) > SOURCES:
             self._spent.popitem(last=False)
 
+    def __len__(self) -> int:
+        return len(self._spent)
+
     def _left(self, key: str, now: float) -> float:
         spent, since = self._spent.get(key, (0.0, now))
         return max(0.0, spent - max(0.0, now - since) / GUESS_REFILL_SECONDS)
