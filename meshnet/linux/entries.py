@@ -1,0 +1,121 @@
+"""Driver. A network's FDB and neighbours on its VXLAN device: by the thousand, so hand-packed.
+
+Read are all entries that make the device do something, whoever made them. Left out is what the
+kernel keeps for itself: multicast groups and failed lookups. An entry that does not do what ours
+do (another UDP port or VNI, not permanent) reads with an impossible value, so it gets mended.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from meshnet.linux import rtnetlink as rt
+from meshnet.linux.netlink import NLM_F_APPEND, NLM_F_CREATE, Netlink
+from meshnet.model.addresses import Address
+
+NOWHERE = IPv4Address(0)
+"""The VTEP an entry reads with that is not one of ours in form."""
+
+GONE = (errno.ENOENT, errno.ENODEV, errno.ESRCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Fdb:
+    """What the FDBs of a namespace hold: the VXLAN device's, and (port index, MAC) of bridges."""
+
+    vteps: Mapping[str, IPv4Address]
+    flood: frozenset[IPv4Address]
+    tied: frozenset[tuple[int, str]]
+
+
+def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
+    """Return the FDB; `vxlan` is the index of the VXLAN device, 0 where there is none."""
+    vteps: dict[str, IPv4Address] = {}
+    flood: set[IPv4Address] = set()
+    tied: set[tuple[int, str]] = set()
+    for body in netlink.dump(rt.dump_fdb(), "dump FDB"):
+        entry = rt.parse_neighbour(body)
+        if entry.master:
+            if entry.state & rt.NUD_NOARP and not entry.state & rt.NUD_PERMANENT:
+                tied.add((entry.index, entry.mac))
+        elif entry.index != vxlan or not entry.flags & rt.NTF_SELF:
+            continue
+        elif entry.mac == rt.FLOOD_MAC:
+            flood.add(_vtep(entry))
+        else:
+            vteps[entry.mac] = _vtep(entry)
+    return Fdb(vteps, frozenset(flood), frozenset(tied))
+
+
+def _vtep(entry: rt.Neighbour) -> IPv4Address:
+    ours = entry.plain and entry.state & rt.NUD_PERMANENT
+    return entry.address if ours and isinstance(entry.address, IPv4Address) else NOWHERE
+
+
+def read_neighbours(netlink: Netlink, vxlan: int) -> dict[Address, str]:
+    """Return the neighbours of both families; one that is not permanent reads with MAC ''."""
+    found: dict[Address, str] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for body in netlink.dump(rt.dump_neighbours(family, vxlan), "dump neighbours"):
+            entry = rt.parse_neighbour(body)
+            if entry.index != vxlan or entry.address is None or not entry.state & rt.NUD_VALID:
+                continue
+            if entry.state & rt.NUD_NOARP and _is_for_many(entry.address):
+                continue
+            found[entry.address] = entry.mac if entry.state & rt.NUD_PERMANENT else ""
+    return found
+
+
+def _is_for_many(address: Address) -> bool:
+    return address.is_multicast or address == IPv4Address("255.255.255.255")
+
+
+def set_fdb(netlink: Netlink, vxlan: int, entries: Mapping[str, IPv4Address]) -> None:
+    netlink.request(
+        [rt.pack_fdb(vxlan, mac, vtep) for mac, vtep in entries.items()],
+        [f"set FDB entry {mac} to {vtep}" for mac, vtep in entries.items()],
+    )
+
+
+def remove_fdb(netlink: Netlink, vxlan: int, macs: Iterable[str]) -> None:
+    macs = list(macs)
+    messages = [rt.pack_fdb(vxlan, mac, None) for mac in macs]
+    netlink.request(messages, [f"remove FDB entry {mac}" for mac in macs], ignore=GONE)
+
+
+def set_neighbours(netlink: Netlink, vxlan: int, entries: Mapping[Address, str]) -> None:
+    netlink.request(
+        [rt.pack_neighbour(vxlan, address, mac) for address, mac in entries.items()],
+        [f"set neighbour {address} to {mac}" for address, mac in entries.items()],
+    )
+
+
+def remove_neighbours(netlink: Netlink, vxlan: int, addresses: Iterable[Address]) -> None:
+    addresses = list(addresses)
+    messages = [rt.pack_neighbour(vxlan, address, None) for address in addresses]
+    netlink.request(messages, [f"remove neighbour {one}" for one in addresses], ignore=GONE)
+
+
+def set_flood(netlink: Netlink, vxlan: int, vteps: frozenset[IPv4Address]) -> None:
+    """Make these, and no others, get a copy of what goes to everybody."""
+    have = read_fdb(netlink, vxlan).flood
+    if NOWHERE in have:
+        # Not of our form, so it cannot be named exactly: away with all of them.
+        remove_fdb(netlink, vxlan, [rt.FLOOD_MAC])
+        have = frozenset()
+    more, less = sorted(vteps - have), sorted(have - vteps)
+    flags = NLM_F_CREATE | NLM_F_APPEND
+    netlink.request(
+        [rt.pack_flood(vxlan, vtep, flags) for vtep in more],
+        [f"flood to {vtep}" for vtep in more],
+        ignore=(errno.EEXIST,),
+    )
+    netlink.request(
+        [rt.pack_flood(vxlan, vtep, 0, remove=True) for vtep in less],
+        [f"flood no more to {vtep}" for vtep in less],
+        ignore=GONE,
+    )

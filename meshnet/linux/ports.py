@@ -1,0 +1,169 @@
+"""Driver. Ports: a veth pair from a network's bridge into a container's namespace or the host's.
+
+The pair is made in one step, the far end under its last name in its last place, so a crash leaves
+nothing half-made that could not be told from a finished port by reading. The kernel does not know
+by which path a namespace was named, so that is written down on the bridge's end, as its alias:
+
+    meshnet 4026532281 /proc/17/ns/net        inode and path; inode 0 is the host
+
+The bridge lets in only frames from the port's own MAC (a locked port with one static FDB entry)
+and sends no frame with an unknown MAC to it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from meshnet.errors import Conflict, KernelRefused, NotFound
+from meshnet.linux import rtnetlink as rt
+from meshnet.linux.entries import Fdb, read_fdb
+from meshnet.linux.inside import Inside, enter, find_far_end, set_far_end
+from meshnet.linux.links import make_veth, set_link, set_port
+from meshnet.linux.segment import (
+    PORT_BROADCAST_FLOOD,
+    PORT_LEARNING,
+    PORT_MULTICAST_FLOOD,
+    PORT_UNICAST_FLOOD,
+    is_on,
+)
+from meshnet.linux.spaces import Space
+from meshnet.linux.sysctl import quiet, set_all
+from meshnet.plan.state import ALIAS, BRIDGE, HOST, Port
+
+PORT_LOCKED = 39
+"""Absent before Linux 5.18, which cannot lock a port."""
+
+
+def set_one(space: Space, home: int, name: str, port: Port) -> None:
+    """Make a port, or mend what differs; `home` is the host's namespace."""
+    links = {link.name: link for link in space.links()}
+    if BRIDGE not in links:
+        raise NotFound(f"network {space.network} has no bridge", "It is built again by itself.")
+    with enter(home, port) as there:
+        end = links.get(name)
+        far = None if end is None else find_far_end(there, end)
+        if end is not None and far is None:
+            space.delete(end)
+        if end is None or far is None:
+            end, far = _make(space, there, name, port)
+        _set_end(space, links[BRIDGE].index, end, port)
+        set_far_end(there, far, port)
+
+
+def remove_one(space: Space, name: str) -> None:
+    """Remove both ends of a port; none is fine, too."""
+    for link in space.links():
+        if link.name == name and link.kind == "veth":
+            space.delete(link)
+
+
+def read_all(space: Space, home: int, links: Iterable[rt.Link], fdb: Fdb) -> dict[str, Port]:
+    """Return every port, by the name of its end on the bridge."""
+    by_name = {link.name: link for link in links}
+    bridge = by_name.get(BRIDGE)
+    return {
+        name: _read(home, link, 0 if bridge is None else bridge.index, fdb)
+        for name, link in sorted(by_name.items())
+        if link.kind == "veth"
+    }
+
+
+def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, rt.Link]:
+    try:
+        make_veth(space.descriptor, name, there.descriptor, port.interface, port.mac, port.mtu)
+    except KernelRefused as error:
+        if error.errno != errno.EEXIST:
+            raise
+        raise Conflict(
+            f"{there.what} has a link {port.interface} already",
+            "Choose another interface name.",
+        ) from error
+    end = space.require(name)
+    far = find_far_end(there, end)
+    if far is None:
+        raise KernelRefused(f"the far end of {name} vanished", errno.ENODEV)
+    return end, far
+
+
+def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
+    at = space.descriptor
+    if end.alias != _alias(port):
+        set_link(at, end.index, end.name, ifalias=_alias(port))
+    set_all(at, quiet(end.name))
+    if end.mtu != port.mtu:
+        set_link(at, end.index, end.name, mtu=port.mtu)
+    if end.master != bridge:
+        set_link(at, end.index, end.name, master=bridge)
+    if end.master != bridge or not _is_guarded(end):
+        flags = {"learning": 0, "unicast_flood": 0, "mcast_flood": 1, "bcast_flood": 1}
+        set_port(at, end.index, end.name, locked=1, **flags)
+    _tie(space, end, port.mac)
+    if not end.up:
+        set_link(at, end.index, end.name, state="up")
+
+
+def _tie(space: Space, end: rt.Link, mac: str) -> None:
+    """Make the port's MAC, and no other, the one the bridge lets in and sends there."""
+    tied = {one for index, one in read_fdb(space.netlink, 0).tied if index == end.index}
+    messages = [rt.delete_bridge_fdb(end.index, one) for one in sorted(tied - {mac})]
+    messages += [] if mac in tied else [rt.pack_bridge_fdb(end.index, mac)]
+    what = f"tie MAC {mac} to port {end.name}"
+    space.netlink.request(messages, lambda _: what, ignore=(errno.ENOENT,))
+
+
+def _is_guarded(end: rt.Link) -> bool:
+    flags = end.port
+    return (
+        not is_on(flags, PORT_LEARNING)
+        and not is_on(flags, PORT_UNICAST_FLOOD)
+        and is_on(flags, PORT_MULTICAST_FLOOD)
+        and is_on(flags, PORT_BROADCAST_FLOOD)
+        and (PORT_LOCKED not in flags or is_on(flags, PORT_LOCKED))
+    )
+
+
+def _alias(port: Port) -> str:
+    return f"{ALIAS} {port.inode} {port.netns}".rstrip()
+
+
+def _place(alias: str) -> tuple[str, int]:
+    """Return (path, inode) of the namespace that an alias names; a path of '?' for any other."""
+    words = alias.split(" ", 2)
+    if words[0] != ALIAS or len(words) < 2 or not words[1].isdigit():
+        return "?", 0
+    return (words[2] if len(words) > 2 else HOST), int(words[1])
+
+
+def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
+    netns, inode = _place(end.alias)
+    port = Port(netns, inode, "", "", 0, frozenset())
+    try:
+        with enter(home, port) as there:
+            far = find_far_end(there, end)
+            if far is None:
+                return port
+            routes = there.routes(far.index)
+            wired = (
+                end.up
+                and far.up
+                and bridge
+                and end.master == bridge
+                and end.mtu == far.mtu
+                and far.alias == ALIAS
+                and far.group == there.group
+                and _is_guarded(end)
+                and {mac for index, mac in fdb.tied if index == end.index} == {far.mac}
+            )
+            return Port(
+                netns=netns,
+                inode=inode,
+                interface=far.name,
+                mac=far.mac,
+                mtu=far.mtu if wired else 0,
+                addresses=there.addresses(far.index),
+                routes=frozenset(routes),
+                gateways=frozenset(one for one in routes.values() if one is not None),
+            )
+    except NotFound:
+        return port

@@ -1,0 +1,161 @@
+"""Driver. A network's skeleton: bridge and VXLAN device in its namespace, wired so it keeps quiet.
+
+      host's namespace                  meshnet-NET
+    ┌──────────────────┐   ┌────────────────────────────────────────┐
+    │ UDP port 14789 ──┼───┼── vx0 ── br0 (gateway) ─┬─ pXXXX ──────┼── mesh0 of a container
+    │   over meshnet0  │   │  FDB, neighbours        └─ pYYYY ──────┼── mesh-NET of the host
+    └──────────────────┘   └────────────────────────────────────────┘
+
+The VXLAN device is made in the host's namespace and put into the network's in the same step, so
+its socket stays where the tunnel is, and no half-made device ever lies in the host's.
+
+Nothing is learned: no bridge port learns, vx0 neither. A frame to an unknown MAC leaves by vx0
+only, which drops what its FDB does not know. ARP and ND queries are broadcast on the bridge; vx0
+answers for remote attachments from its neighbours (VXLAN's `proxy`) and passes none on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+
+from meshnet.linux import rtnetlink as rt
+from meshnet.linux import sysctl
+from meshnet.linux.entries import Fdb
+from meshnet.linux.links import make_bridge, make_vxlan, mark, set_link, set_port
+from meshnet.linux.spaces import Space
+from meshnet.plan.state import ALIAS, BRIDGE, VXLAN, VXLAN_PORT, Segment
+
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_PORT = 1, 4, 7, 11, 15
+_VXLAN_COLLECT_METADATA = 25
+_BRIDGE_STP, _BRIDGE_VLAN_FILTERING, _BRIDGE_SNOOPING = 5, 7, 23
+PORT_LEARNING, PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD = 8, 9, 27, 30
+
+_NETFILTER = ("iptables", "ip6tables", "arptables")
+
+_QUIET_NAMESPACE = {
+    "ipv4/ip_forward": "0",
+    "ipv4/conf/all/forwarding": "0",
+    "ipv6/conf/all/forwarding": "0",
+    "ipv6/conf/default/addr_gen_mode": "1",
+    "ipv6/conf/default/accept_ra": "0",
+} | {f"bridge/bridge-nf-call-{name}": "0" for name in _NETFILTER}
+
+
+def build(space: Space, home: int, segment: Segment) -> None:
+    """Make the skeleton, or mend what differs; `home` is the host's namespace."""
+    links = {link.name: link for link in space.links()}
+    sysctl.set_all(space.descriptor, _QUIET_NAMESPACE)
+    if not links["lo"].up:
+        set_link(space.descriptor, links["lo"].index, "lo", state="up")
+    bridge = _bridge(space, links.get(BRIDGE), segment)
+    vxlan = _vxlan(space, home, links.get(VXLAN), segment)
+    sysctl.set_all(space.descriptor, sysctl.quiet(BRIDGE) | sysctl.quiet(VXLAN))
+    _wire(space, bridge, vxlan, segment)
+    space.set_addresses(bridge.index, segment.gateways)
+
+
+def read(space: Space, links: Iterable[rt.Link], fdb: Fdb) -> Segment:
+    """Return the skeleton with the flood list and FDB, without neighbours and ports."""
+    by_name = {link.name: link for link in links}
+    bridge, vxlan = by_name.get(BRIDGE), by_name.get(VXLAN)
+    if bridge is not None and bridge.kind != "bridge":
+        bridge = None
+    vni, local = (0, IPv4Address(0)) if vxlan is None else _identity(vxlan)
+    return Segment(
+        vni=vni,
+        mtu=_mtu(bridge, vxlan),
+        local=local,
+        vtep_mac=vxlan.mac if vxlan else "",
+        gateway_mac=bridge.mac if bridge else "",
+        gateways=space.addresses(bridge.index) if bridge else frozenset(),
+        fdb=fdb.vteps,
+        flood=fdb.flood,
+    )
+
+
+def broken() -> Segment:
+    """Return what a network reads as that has a name and nothing behind it."""
+    return Segment(0, 0, IPv4Address(0), "", "", frozenset())
+
+
+def _bridge(space: Space, link: rt.Link | None, segment: Segment) -> rt.Link:
+    if link is not None and not _is_bridge(link):
+        space.delete(link)
+        link = None
+    if link is None:
+        make_bridge(space.descriptor, BRIDGE, segment.gateway_mac, segment.mtu)
+        link = space.require(BRIDGE)
+    return link
+
+
+def _vxlan(space: Space, home: int, link: rt.Link | None, segment: Segment) -> rt.Link:
+    if link is not None and _identity(link) != (segment.vni, segment.local):
+        space.delete(link)
+        link = None
+    if link is None:
+        make_vxlan(home, space.descriptor, segment)
+        link = space.require(VXLAN)
+    return link
+
+
+def _wire(space: Space, bridge: rt.Link, vxlan: rt.Link, segment: Segment) -> None:
+    at = space.descriptor
+    for link, mac in ((vxlan, segment.vtep_mac), (bridge, segment.gateway_mac)):
+        if link.alias != ALIAS:
+            mark(at, link.index, link.name)
+        if (link.mac, link.mtu) != (mac, segment.mtu):
+            set_link(at, link.index, link.name, address=mac, mtu=segment.mtu)
+    if vxlan.master != bridge.index:
+        set_link(at, vxlan.index, VXLAN, master=bridge.index)
+        vxlan = space.require(VXLAN)
+    if not _floods_all(vxlan):
+        set_port(at, vxlan.index, VXLAN, learning=0, unicast_flood=1, mcast_flood=1, bcast_flood=1)
+    for link in (vxlan, bridge):
+        if not link.up:
+            set_link(at, link.index, link.name, state="up")
+
+
+def _identity(vxlan: rt.Link) -> tuple[int, IPv4Address]:
+    """Return (VNI, local VTEP); zeros for a device that is not of our making."""
+    data = vxlan.data
+    ours = (
+        vxlan.kind == "vxlan"
+        and len(data.get(_VXLAN_ID, b"")) == len(data.get(_VXLAN_LOCAL, b"")) == 4
+        and data.get(_VXLAN_PORT) == VXLAN_PORT.to_bytes(2, "big")
+        and not is_on(data, _VXLAN_LEARNING)
+        and is_on(data, _VXLAN_PROXY)
+        and not is_on(data, _VXLAN_COLLECT_METADATA)
+        # A device made inside has its socket there too, where there is no tunnel.
+        and vxlan.peer_netns is not None
+    )
+    if not ours:
+        return 0, IPv4Address(0)
+    return int.from_bytes(data[_VXLAN_ID], sys.byteorder), IPv4Address(data[_VXLAN_LOCAL])
+
+
+def _is_bridge(link: rt.Link) -> bool:
+    data = link.data
+    return link.kind == "bridge" and not any(
+        is_on(data, key) for key in (_BRIDGE_STP, _BRIDGE_VLAN_FILTERING, _BRIDGE_SNOOPING)
+    )
+
+
+def _floods_all(vxlan: rt.Link) -> bool:
+    flags = (PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD)
+    return not is_on(vxlan.port, PORT_LEARNING) and all(is_on(vxlan.port, key) for key in flags)
+
+
+def is_on(data: Mapping[int, bytes], key: int) -> bool:
+    """Say whether a numeric attribute of a link's raw data is there and not zero."""
+    return any(data.get(key, b""))
+
+
+def _mtu(bridge: rt.Link | None, vxlan: rt.Link | None) -> int:
+    """Return the MTU both devices have, 0 when they differ or are not wired as we do."""
+    if bridge is None or vxlan is None or not _is_bridge(bridge):
+        return 0
+    wired = vxlan.master == bridge.index and vxlan.up and bridge.up and _floods_all(vxlan)
+    marked = vxlan.alias == bridge.alias == ALIAS
+    return vxlan.mtu if wired and marked and vxlan.mtu == bridge.mtu else 0

@@ -1,0 +1,122 @@
+"""Driver. The networks' namespaces: found by name, kept open, named again when the name is gone.
+
+    /run/netns/meshnet-NET ──▶ Space (descriptor, netlink socket) ──▶ br0, vx0, ports
+
+A namespace whose name somebody has removed lives on for as long as we hold it, with all traffic
+flowing. It must not be lost sight of: while it lives, the kernel refuses a second VXLAN device
+with its VNI. So `find` still returns it, and `make` names it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from meshnet.linux import netns
+from meshnet.linux import rtnetlink as rt
+from meshnet.linux.namespace import Namespace
+from meshnet.linux.netlink import Netlink
+from meshnet.plan.state import NETNS_PREFIX
+
+_OURS = frozenset({"vxlan", "bridge", "veth"})
+"""Kinds of links there are in a network's namespace; others in it are the kernel's own."""
+
+
+class Space(Namespace):
+    """A network's namespace, held open."""
+
+    def __init__(self, network: str, descriptor: int) -> None:
+        try:
+            netlink = Netlink(netns=descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        super().__init__(descriptor, netlink, f"network {network}")
+        self.network = network
+        self.inode = os.fstat(descriptor).st_ino
+
+    def empty(self) -> list[rt.Link]:
+        """Remove all links of ours; return what was there. The far ends of ports go with them."""
+        links = [link for link in self.links() if link.kind in _OURS]
+        for link in links:
+            self.delete(link)
+        return links
+
+    def close(self) -> None:
+        self.netlink.close()
+        os.close(self.descriptor)
+
+
+class Spaces:
+    """All of them, by network. `watch` and `forget` are told of every one taken up and let go."""
+
+    def __init__(self, watch: Callable[[Space], None], forget: Callable[[Space], None]) -> None:
+        self._held: dict[str, Space] = {}
+        self._watch = watch
+        self._forget = forget
+
+    def networks(self) -> list[str]:
+        """Return the networks that have a name or a namespace, sorted."""
+        named = {name.removeprefix(NETNS_PREFIX) for name in netns.named(NETNS_PREFIX)}
+        return sorted(named | self._held.keys())
+
+    def find(self, network: str) -> Space | None:
+        """Return the network's namespace as the name leads to it now, else the one held."""
+        held = self._held.get(network)
+        descriptor = netns.open_named(NETNS_PREFIX + network)
+        if descriptor is None:
+            return held
+        if held is not None and held.inode == os.fstat(descriptor).st_ino:
+            os.close(descriptor)
+            return held
+        if held is not None:
+            held.empty()
+            self._drop(held)
+        return self._take(network, descriptor)
+
+    def is_named(self, network: str) -> bool:
+        """Say whether the network's namespace can be entered by its name."""
+        descriptor = netns.open_named(NETNS_PREFIX + network)
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return True
+
+    def make(self, network: str) -> Space:
+        """Return the network's namespace, made or named again where that is missing."""
+        space = self.find(network)
+        name = NETNS_PREFIX + network
+        if space is None:
+            return self._take(network, netns.create(name))
+        if not self.is_named(network):
+            netns.bind(name, space.descriptor)
+        return space
+
+    def remove(self, network: str) -> list[rt.Link]:
+        """Remove the namespace and every link in it; return these links."""
+        space = self.find(network)
+        links = [] if space is None else space.empty()
+        netns.remove(NETNS_PREFIX + network)
+        if space is not None:
+            self._drop(space)
+        return links
+
+    def announce(self) -> None:
+        """Tell `watch` of all that are held already."""
+        for space in self._held.values():
+            self._watch(space)
+
+    def close(self) -> None:
+        """Let go of all; nothing in the kernel changes."""
+        for space in list(self._held.values()):
+            self._drop(space)
+
+    def _take(self, network: str, descriptor: int) -> Space:
+        space = self._held[network] = Space(network, descriptor)
+        self._watch(space)
+        return space
+
+    def _drop(self, space: Space) -> None:
+        del self._held[space.network]
+        self._forget(space)
+        space.close()

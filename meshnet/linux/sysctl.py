@@ -1,0 +1,52 @@
+"""Driver. Kernel settings of a network namespace, below /proc/sys/net of the thread inside it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshnet.errors import KernelRefused
+from meshnet.linux.netns import inside
+
+ROOT = Path("/proc/sys/net")
+
+QUIET: Mapping[str, str] = {
+    "disable_ipv6": "0",
+    "addr_gen_mode": "1",
+    "accept_ra": "0",
+    "accept_redirects": "0",
+}
+"""A link of ours speaks IPv6, makes itself no address, and lets no neighbour tell it a router."""
+
+
+def set_all(space: int, values: Mapping[str, str]) -> None:
+    """Set those that differ, by their path below /proc/sys/net.
+
+    One this kernel does not have (no IPv6, no bridge netfilter) is passed over: there is nothing
+    to switch then.
+    """
+    inside(space, "set kernel settings", lambda: _set_all(values))
+
+
+def quiet(name: str) -> dict[str, str]:
+    """Return the settings for one link of ours."""
+    return {f"ipv6/conf/{name}/{key}": value for key, value in QUIET.items()} | {
+        f"ipv4/conf/{name}/accept_redirects": "0"
+    }
+
+
+def _set_all(values: Mapping[str, str]) -> None:
+    for key, value in values.items():
+        path = ROOT / key
+        try:
+            if path.read_text().strip() != value:
+                path.write_text(value)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise KernelRefused(
+                f"set {path} to {value}: {error.strerror}",
+                error.errno or errno.EIO,
+                "The agent needs /proc/sys/net to be writable.",
+            ) from error
