@@ -28,8 +28,9 @@ LEVEL = {
     "containers": 6,
     "web": 6,
 }
-BESIDE = {("agent", "dns"), ("dns", "linux")}
-"""Pairs that may meet on one level: the agent feeds the DNS server it starts."""
+BESIDE = {("agent", "dns"), ("coordinator", "dns")}
+"""Pairs that may meet on one level: the agent feeds the DNS server it starts, and a coordinator
+checks static records as that server will read them."""
 
 OWNERS = {
     "pyroute2": {"linux"},
