@@ -133,7 +133,7 @@ def by_hand(lab: Lab, a: Host, b: Host) -> Way:
 
 
 def meshnet(lab: Lab, a: Host, b: Host) -> Way:
-    mesh = Mesh(lab.host("hub", "lan"))
+    mesh = Mesh(lab, lab.host("hub", "lan"))
     mesh.start()
     boxes = []
     for host in (a, b):

@@ -1,0 +1,140 @@
+"""Shell. The node's names: what the view says becomes tables, the DNS process answers from them.
+
+A follower of the node: with each new view or change of reach the tables are brought up to date and
+handed to the DNS process, which listens on the node's mesh addresses and on the gateways of the
+networks that live on this host. Nothing here can disturb the data plane: a fault is logged, shown
+in the status, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshnet.agent.node import MeshNode
+from meshnet.agent.resolver import host_upstreams, look_up
+from meshnet.dns.feed import DnsFeed
+from meshnet.dns.table import HOST, Table
+from meshnet.dns.zone import Zones
+from meshnet.errors import MeshnetError
+from meshnet.model.addresses import gateway
+from meshnet.model.names import ZONE
+from meshnet.plan.state import NETNS_PREFIX
+from meshnet.wire.local import DnsAnswer, DnsState
+
+log = logging.getLogger(__name__)
+
+DNS_PORT = 53
+RETRY = 1.0
+LOOK_AROUND = 30.0
+"""Seconds after which listeners and upstreams are looked at though nothing changed."""
+
+
+class Names:
+    """Keeps the DNS process fed."""
+
+    def __init__(self, node: MeshNode, run_dir: Path, *, forward: bool) -> None:
+        self._node = node
+        self._zones = Zones(node.id)
+        self._feed = DnsFeed(run_dir / "dns.sock")
+        self._forward = forward
+        self._changed = asyncio.Event()
+        self._tables: Mapping[str, Table] = {}
+        self._listening: set[tuple[str, str]] = set()
+        self._upstreams: tuple[str, ...] = ()
+        self._started = False
+        self._error = ""
+        node.followers.append(self._changed.set)
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        try:
+            while True:
+                try:
+                    await self._step()
+                    self._error = ""
+                except MeshnetError as error:
+                    if error.message != self._error:
+                        log.error("DNS: %s", error.message)
+                    self._error = error.message
+                    await asyncio.sleep(RETRY * random.uniform(0.5, 1.0))
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), LOOK_AROUND)
+                self._changed.clear()
+        finally:
+            await self._feed.close()
+
+    async def _step(self) -> None:
+        if self._node.me is None:
+            return
+        if not self._started:
+            await self._feed.start()
+            self._started = True
+        reach = self._node.liveness.reachable
+        self._tables = self._zones.update(self._node.view, reach, self._networks())
+        await self._feed.publish(self._tables)
+        await self._point_upstreams()
+        await self._listen()
+
+    def _networks(self) -> list[str]:
+        return sorted(self._node.attachments.networks() & self._node.view.networks.keys())
+
+    async def _point_upstreams(self) -> None:
+        upstreams = host_upstreams(self._own_addresses()) if self._forward else ()
+        if upstreams != self._upstreams:
+            await self._feed.set_upstreams(upstreams)
+            self._upstreams = upstreams
+
+    def _own_addresses(self) -> list[str]:
+        me = self._node.me
+        return [str(me.membership.address4), str(me.membership.address6)] if me else []
+
+    async def _listen(self) -> None:
+        wanted = self._wanted()
+        for context, address in sorted(self._listening - wanted.keys()):
+            await self._feed.unlisten(context, address)
+            self._listening.discard((context, address))
+        for (context, address), netns in sorted(wanted.items()):
+            if (context, address) not in self._listening:
+                await self._feed.listen(context, address, DNS_PORT, netns)
+                self._listening.add((context, address))
+
+    def _wanted(self) -> dict[tuple[str, str], str | None]:
+        """Return (context, address) → network namespace of all listeners there should be."""
+        wanted: dict[tuple[str, str], str | None] = {
+            (HOST, address): None for address in self._own_addresses()
+        }
+        for name in self._networks():
+            if name in self._node.kernel_state.segments:
+                for prefix in self._node.view.networks[name].prefixes:
+                    path = f"/run/netns/{NETNS_PREFIX}{name}"
+                    wanted[name, str(gateway(prefix))] = path
+        return wanted
+
+    async def query(self, name: str, kind: str) -> DnsAnswer:
+        """Ask the DNS process as any program on this host would."""
+        return await look_up(self._own_addresses(), name, kind)
+
+    def state(self) -> DnsState:
+        """Return how the DNS process is."""
+        return DnsState(
+            running=self._started and not self._error,
+            zone=ZONE,
+            addresses=tuple(address for _, address in sorted(self._listening)),
+            names=self._count(),
+            forwarding=bool(self._upstreams),
+            last_error=self._error,
+        )
+
+    def _count(self) -> int:
+        layers = dict(layer for table in self._tables.values() for layer in table.layers)
+        return sum(len(layer) for layer in layers.values())
+
+    async def stop(self) -> None:
+        """End the DNS process."""
+        await self._feed.stop()
