@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 PROGRAM = str(Path(sys.executable).with_name("meshnet"))
 COORDINATOR_PORT = 7443
+TALKATIVE = {"MESHNET_DEBUG": "1"}
+"""Have a daemon that ends by a mistake of ours log where."""
+
 START = 30.0
 """Seconds a daemon may take to be ready, on a busy machine."""
 
@@ -57,7 +60,7 @@ class Coordinator:
 
     def start(self) -> None:
         """Start it and wait until it answers its administrator."""
-        self.daemon = self.host.start("coordinator", PROGRAM, "coordinator", "run")
+        self.daemon = self.host.start("coordinator", PROGRAM, "coordinator", "run", env=TALKATIVE)
         wait_until(self._answers, START, lambda: f"a coordinator that answers\n{self.log()}")
 
     def _answers(self) -> bool:
@@ -92,7 +95,7 @@ class Node:
 
     def start(self) -> None:
         """Start the agent and wait until it answers."""
-        self.agent = self.host.start("agent", PROGRAM, "agent")
+        self.agent = self.host.start("agent", PROGRAM, "agent", env=TALKATIVE)
         wait_until(self._answers, START, lambda: f"an agent that answers\n{self.log()}")
 
     def _answers(self) -> bool:

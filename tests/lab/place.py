@@ -190,14 +190,14 @@ class Place:
         """Kill every process in the network namespace except the holder, and wait for the end."""
 
         def others() -> list[int]:
-            for daemon in self.daemons:
-                daemon.process.poll()
             return [pid for pid in self.processes() if pid != self.pid]
 
         for pid in others():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not others(), 10, f"processes of {self.name} end", pause=0.01)
+        for daemon in self.daemons:
+            daemon.process.wait(10)
         self.daemons.clear()
 
     def __repr__(self) -> str:
