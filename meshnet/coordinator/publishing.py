@@ -24,7 +24,7 @@ from meshnet.wire.fact import open_fact
 log = logging.getLogger(__name__)
 
 TAKEN = Counter("meshnet_facts_taken", "Facts of nodes that were taken")
-NOT_TAKEN = Counter("meshnet_facts_refused", "Facts of nodes that would not hold")
+NOT_TAKEN = Counter("meshnet_coordinator_facts_refused", "Facts of nodes that would not hold")
 
 
 class Publishing:
