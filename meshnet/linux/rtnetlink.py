@@ -52,7 +52,7 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 _IFF_UP = 0x1
 _IFA_F_NODAD = 0x02
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
-_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
 _RTEXT_FILTER_SKIP_STATS = 8
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
@@ -178,7 +178,8 @@ def pack_route(
     One that exists is never replaced, since it could be somebody else's: EEXIST.
     """
     link_scope = gateway is None and prefix.version == 4
-    scope = _SCOPE_LINK if link_scope else _SCOPE_UNIVERSE
+    # A removal says "any": the kernel would else remove only a route of the very same scope.
+    scope = _SCOPE_ANY if remove else _SCOPE_LINK if link_scope else _SCOPE_UNIVERSE
     body = _ROUTE.pack(
         family_of(prefix),
         prefix.prefixlen,

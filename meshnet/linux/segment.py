@@ -22,7 +22,7 @@ from ipaddress import IPv4Address
 
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux import sysctl
-from meshnet.linux.entries import Fdb
+from meshnet.linux.entries import Fdb, read_neighbours, set_neighbours
 from meshnet.linux.links import make_bridge, make_vxlan, mark, set_link, set_port
 from meshnet.linux.spaces import Space
 from meshnet.plan.state import ALIAS, BRIDGE, VXLAN, VXLAN_PORT, Segment
@@ -105,8 +105,10 @@ def _wire(space: Space, bridge: rt.Link, vxlan: rt.Link, segment: Segment) -> No
     for link, mac in ((vxlan, segment.vtep_mac), (bridge, segment.gateway_mac)):
         if link.alias != ALIAS:
             mark(at, link.index, link.name)
-        if (link.mac, link.mtu) != (mac, segment.mtu):
-            set_link(at, link.index, link.name, address=mac, mtu=segment.mtu)
+        if link.mac != mac:
+            _set_mac(space, link, mac)
+        if link.mtu != segment.mtu:
+            set_link(at, link.index, link.name, mtu=segment.mtu)
     if vxlan.master != bridge.index:
         set_link(at, vxlan.index, VXLAN, master=bridge.index)
         vxlan = space.require(VXLAN)
@@ -115,6 +117,13 @@ def _wire(space: Space, bridge: rt.Link, vxlan: rt.Link, segment: Segment) -> No
     for link in (vxlan, bridge):
         if not link.up:
             set_link(at, link.index, link.name, state="up")
+
+
+def _set_mac(space: Space, link: rt.Link, mac: str) -> None:
+    """Change a MAC without losing neighbours: the kernel forgets them all when it changes."""
+    kept = read_neighbours(space.netlink, link.index)
+    set_link(space.descriptor, link.index, link.name, address=mac)
+    set_neighbours(space.netlink, link.index, {one: to for one, to in kept.items() if to})
 
 
 def _identity(vxlan: rt.Link) -> tuple[int, IPv4Address]:

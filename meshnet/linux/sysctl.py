@@ -11,13 +11,11 @@ from meshnet.linux.netns import inside
 
 ROOT = Path("/proc/sys/net")
 
-QUIET: Mapping[str, str] = {
-    "disable_ipv6": "0",
-    "addr_gen_mode": "1",
-    "accept_ra": "0",
-    "accept_redirects": "0",
-}
+_IPV6 = {"disable_ipv6": "0", "addr_gen_mode": "1", "accept_ra": "0", "accept_redirects": "0"}
 """A link of ours speaks IPv6, makes itself no address, and lets no neighbour tell it a router."""
+
+_IPV4 = {"accept_redirects": "0", "promote_secondaries": "1"}
+"""Removing one address must not take others of the same prefix with it."""
 
 
 def set_all(space: int, values: Mapping[str, str]) -> None:
@@ -31,8 +29,8 @@ def set_all(space: int, values: Mapping[str, str]) -> None:
 
 def quiet(name: str) -> dict[str, str]:
     """Return the settings for one link of ours."""
-    return {f"ipv6/conf/{name}/{key}": value for key, value in QUIET.items()} | {
-        f"ipv4/conf/{name}/accept_redirects": "0"
+    return {f"ipv6/conf/{name}/{key}": value for key, value in _IPV6.items()} | {
+        f"ipv4/conf/{name}/{key}": value for key, value in _IPV4.items()
     }
 
 
