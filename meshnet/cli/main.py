@@ -75,14 +75,14 @@ Exit codes:
 @click.version_option(__version__, "-V", "--version", prog_name="meshnet")
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False),
+    type=click.Path(file_okay=False, readable=False),
     default="/var/lib/meshnet",
     show_default=True,
     help="Where keys and facts are kept.",
 )
 @click.option(
     "--run-dir",
-    type=click.Path(file_okay=False),
+    type=click.Path(file_okay=False, readable=False),
     default="/run/meshnet",
     show_default=True,
     help="Where the sockets are.",

@@ -18,6 +18,8 @@ from meshnet.errors import MeshnetError, NotFound
 SYSTEM_DIR = Path("/etc/systemd/system")
 PACKAGED = "/usr/bin/meshnet"
 """What the units we ship start; replaced by where this program is."""
+OURS = "# Installed by meshnet; `meshnet down --purge` takes it away.\n"
+"""The first line of a unit that we installed, and not a package."""
 
 
 def systemd_here() -> bool:
@@ -46,13 +48,13 @@ def this_program() -> str:
 
 def enable(name: str) -> bool:
     """Enable a unit and start it anew; install ours first if there is none. Say if it was."""
-    known = subprocess.run(["systemctl", "cat", name], capture_output=True, check=False)
-    if known.returncode != 0:
-        (SYSTEM_DIR / name).write_text(unit_text(name, this_program()))
+    is_new = not is_known(name)
+    if is_new:
+        (SYSTEM_DIR / name).write_text(OURS + unit_text(name, this_program()))
         _systemctl("daemon-reload")
     _systemctl("enable", name)
     _systemctl("restart", name)
-    return known.returncode != 0
+    return is_new
 
 
 def make_users(name: str) -> None:
@@ -67,14 +69,18 @@ def stop(name: str) -> None:
 
 
 def disable(name: str) -> None:
-    """Stop a unit for good."""
+    """Stop a unit for good, and remove it if we installed it."""
     _systemctl("disable", "--now", name)
+    unit = SYSTEM_DIR / name
+    if unit.is_file() and unit.read_text().startswith(OURS):
+        unit.unlink()
+        _systemctl("daemon-reload")
 
 
-def is_active(name: str) -> bool:
-    """Say whether a unit runs or is about to."""
-    result = subprocess.run(["systemctl", "is-active", "--quiet", name], check=False)
-    return result.returncode == 0
+def is_known(name: str) -> bool:
+    """Say whether systemd has such a unit."""
+    known = subprocess.run(["systemctl", "cat", name], capture_output=True, check=False)
+    return known.returncode == 0
 
 
 def _systemctl(*words: str) -> None:

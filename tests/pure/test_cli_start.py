@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from meshnet.cli.main import COMMANDS, main
 
 HEAVY = (
     "aiohttp",
@@ -90,9 +94,24 @@ def test_a_cold_start_takes_a_blink(arguments: list[str], limit: float, tmp_path
 
 
 def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
-    from meshnet.cli.main import COMMANDS
-
     for name, entry in COMMANDS.items():
         command = entry.load()
         assert command.name == name
         assert command.help, name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_not_read_the_state_directory_may_still_ask() -> None:
+    # Members of the socket's group are no readers of the keys.
+    from meshnet.cli.commands import see
+
+    assert see.status.name == "status"
+    with tempfile.TemporaryDirectory() as text:
+        run_dir = Path(text)
+        run_dir.chmod(0o755)
+        (run_dir / "state").mkdir(mode=0o700)
+        child = os.fork()
+        if child == 0:
+            os.setresuid(65534, 65534, 65534)
+            os._exit(main(["--state-dir", f"{text}/state", "--run-dir", text, "status"]))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnet.cli import units
 from meshnet.cli.units import unit_text
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -77,3 +78,9 @@ def test_an_installed_unit_starts_the_program_that_installed_it() -> None:
     parser = RawConfigParser(strict=False)
     parser.read_string(unit_text(AGENT, "/opt/meshnet/bin/meshnet"))
     assert parser["Service"]["ExecStart"] == "/opt/meshnet/bin/meshnet agent"
+
+
+def test_a_unit_of_a_package_is_not_ours_to_remove() -> None:
+    shipped = unit_text(AGENT, units.PACKAGED)
+    assert not shipped.startswith(units.OURS)
+    assert shipped == (UNITS / AGENT).read_text()

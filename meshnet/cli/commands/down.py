@@ -46,7 +46,7 @@ def _stop_unit(settings: Settings, purge: bool) -> None:
     from meshnet.cli import units
 
     unit = "meshnet-agent.service"
-    if settings.arguments or not units.systemd_here() or not units.is_active(unit):
+    if settings.arguments or not units.systemd_here() or not units.is_known(unit):
         return
     if purge:
         step(f"stopping {unit}, now and at every boot")
