@@ -219,6 +219,16 @@ def test_when_a_lease_ends_the_addresses_in_it_hold_no_more() -> None:
     assert (len(node(before, 0).attachments), len(node(after, 0).attachments)) == (1, 0)
 
 
+def test_when_a_network_goes_so_do_the_attachments_to_it() -> None:
+    facts = FactSet(f.base())
+    viewer = Viewer(f.ROOT.public)
+    said = sign(f.NODES[0], f.attachment(0, net="appnet"), 1)
+    before = viewer.view(facts, facts.merge([said]), f.NOW)
+    removed = sign_deletion(f.ISSUER, "network", "appnet", 100)
+    after = viewer.view(facts, facts.merge([removed]), f.NOW)
+    assert (len(node(before, 0).attachments), len(node(after, 0).attachments)) == (1, 0)
+
+
 def test_when_the_issuers_certificate_ends_so_does_all_it_said() -> None:
     view = view_of(f.base(), f.LATER)
     assert (view.nodes, view.networks, view.statements.mesh) == ({}, {}, None)
