@@ -16,7 +16,7 @@ from tests.demo.world import HUB, StepFailed, World
 from tests.lab import CommandFailed, Lab
 from tests.lab.place import Place
 
-LOG_LINES = 25
+LOG_LINES = 15
 PLAYED, FAILED, INTERRUPTED = 0, 1, 130
 
 

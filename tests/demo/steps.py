@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.demo.world import HUB, World, hidden
-from tests.lab import Capture, Container, Host, wait_until
+from tests.lab import Capture, Container, Host
 from tests.lab.mesh import Node
-from tests.lab.waiting import seconds_until
 
 SERVERS = {
     "web-a": ("cloud-a1", "web", "http:80/tcp"),
     "web-b": ("cloud-b1", "web", "http:80/tcp"),
-    "db": ("cloud-b2", "db", "postgresql:5432/tcp"),
+    "db-1": ("cloud-b2", "db", "postgresql:5432/tcp"),
 }
 """Container → its machine, its service, its port."""
 
@@ -109,7 +108,7 @@ def _attach(world: World, container: Container, *options: str) -> None:
 def ask_names(world: World) -> None:
     """Names, asked for in a container and on a host."""
     client, host = world.containers[CLIENT], world.hosts["cloud-b2"]
-    wait_until(lambda: len(_answers(client)) == 2, 10, "both instances of web are known")
+    world.wait(lambda: len(_answers(client)) == 2, 10, "both instances are known", client)
     world.type(client, *DIG, "web.mesh")
     answer = world.type(client, *DIG, "SRV", SRV)
     world.expect(answer.count("SRV") == 2, "two instances, found from a container", client)
@@ -170,7 +169,7 @@ def lose_one(world: World) -> None:
     client, lost = world.containers[CLIENT], world.hosts["cloud-a1"]
     world.screen.note(f"{lost.name} loses its power: no process of it ends in order.")
     lost.power_off()
-    seconds = seconds_until(lambda: len(_answers(client)) == 1, GONE_WITHIN, "one answer is left")
+    seconds = world.wait(lambda: len(_answers(client)) == 1, GONE_WITHIN, "one is left", client)
     world.type(client, *DIG, "web.mesh")
     text = world.type(client, "curl", "-sS", "http://web.mesh/")
     world.expect("cloud-b1" in text, f"{lost.name} was left out after {seconds:.1f} s", client)
@@ -183,7 +182,7 @@ def come_back(world: World) -> None:
     world.screen.typed(back.name, "meshnet agent &", "what systemd does at boot")
     world.nodes[back.name].start()
     _attach_server(world, "web-a")
-    seconds = seconds_until(lambda: len(_answers(client)) == 2, GONE_WITHIN, "both answer again")
+    seconds = world.wait(lambda: len(_answers(client)) == 2, GONE_WITHIN, "both are back", client)
     world.type(client, *DIG, "web.mesh")
     world.screen.found(f"web on {back.name} is answered again, {seconds:.1f} s after its container")
 

@@ -7,11 +7,13 @@ and returns it. What is expected is said with `expect`, so a step that does not 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.demo.screen import Screen
 from tests.lab import Container, Host, Lab, Place
 from tests.lab.mesh import PROGRAM, Mesh, Node
+from tests.lab.waiting import NotInTime, seconds_until
 
 SITES = {
     "cloud-a": ("192.0.2.0/24", "2001:db8:a::/64"),
@@ -77,6 +79,13 @@ class World:
         if not holds:
             raise StepFailed(f"this does not hold: {what}", place.name if place else "")
         self.screen.found(what)
+
+    def wait(self, predicate: Callable[[], object], limit: float, what: str, at: Place) -> float:
+        """Wait for a state at a place; return how many seconds it took."""
+        try:
+            return seconds_until(predicate, limit, what)
+        except NotInTime as error:
+            raise StepFailed(str(error), at.name) from error
 
 
 def is_ours(words: tuple[str, ...]) -> bool:
