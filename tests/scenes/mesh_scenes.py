@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,13 +59,16 @@ class Box:
 def attached(node: Node, name: str, *options: str) -> Iterator[Box]:
     """Attach a new container of `node` for a while."""
     container = node.host.container(name)
+    network = options[options.index("--network") + 1] if "--network" in options else "default"
     try:
-        yield Box(node, container, node.attach(container, *options))
+        given = node.attach(container, *options)
+    except BaseException:
+        node.host.remove(container)
+        raise
+    try:
+        yield Box(node, container, given)
     finally:
         if node.host.containers.get(name) is container:
-            network = (
-                options[options.index("--network") + 1] if "--network" in options else "default"
-            )
             node.meshnet("detach", name, "--network", network)
             node.host.remove(container)
 
@@ -90,6 +94,12 @@ def can_ping(place: Place, address: str) -> bool:
 def everywhere(nodes: Sequence[Node], name: str, expected: Sequence[str]) -> bool:
     """Say whether every node answers `name` with exactly these addresses."""
     return all(node.dig(name) == sorted(expected) for node in nodes)
+
+
+def differences(before: str, after: str) -> str:
+    """Return the lines that differ, as `diff` shows them."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "was", "is", n=0)
+    return "\n".join(line.rstrip("\n") for line in lines)
 
 
 DUMPS = {

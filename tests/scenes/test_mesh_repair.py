@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab import wait_until
 from tests.lab.mesh import Mesh, Node
-from tests.scenes.mesh_scenes import SEGMENT, Box, attached, can_ping, mesh_of
+from tests.scenes.mesh_scenes import SEGMENT, Box, attached, can_ping, differences, mesh_of
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -99,7 +99,7 @@ def test_is_repaired_and_counted(mesh: Mesh, boxes: tuple[Box, Box], what: str) 
     wait_until(
         lambda: repaired(node, before, repairs),
         WITHIN,
-        lambda: f"{what}: repaired\nwas:\n{before}\nis:\n{ours(node)}\n{node.status()}",
+        lambda: f"{what}: repaired\n{differences(before, ours(node))}\n{node.status().repairs}",
     )
     wait_until(lambda: can_ping(a.container, b.address4), 10, "c1 reaches c2 again")
     assert can_ping(b.container, a.address6)
