@@ -18,6 +18,7 @@ from meshnet.wire.local import (
     ServiceInfo,
     Status,
     decode,
+    encode,
 )
 from tests.lab.mesh import PROGRAM, Mesh, Node
 from tests.lab.waiting import wait_until
@@ -51,7 +52,8 @@ def typed(node: Node, line: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("command", LISTS)
 def test_what_is_printed_as_json_is_what_the_agent_said(mesh: Mesh, command: str) -> None:
     text = mesh.nodes["n1"].meshnet(command, "--json")
-    assert decode(text.encode(), LISTS[command], command)
+    said = decode(text.encode(), LISTS[command], command)
+    assert json.loads(encode(said)) == json.loads(text)
 
 
 def test_status_names_the_backend_and_a_healthy_node_has_no_warning(mesh: Mesh) -> None:
