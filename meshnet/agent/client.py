@@ -22,7 +22,7 @@ import aiohttp
 import msgspec
 
 from meshnet import __version__
-from meshnet.errors import BadInput, MeshnetError, PinMismatch, Unavailable
+from meshnet.errors import BadInput, MeshnetError, NotAuthentic, PinMismatch, Unavailable
 from meshnet.model.addresses import Address, Prefix
 from meshnet.model.keys import PrivateKey, SigningKey
 from meshnet.model.names import check_name
@@ -67,6 +67,10 @@ class PinCheck(aiohttp.Fingerprint):
         self.seen = pin
 
 
+class StaleChallenge(NotAuthentic):
+    """The coordinator has restarted, or took its time, since it said hello."""
+
+
 class CoordinatorClient:
     """Speaks with the coordinators at `urls`, as the node that holds `identity`."""
 
@@ -97,12 +101,11 @@ class CoordinatorClient:
     async def join(self, token: Token, name: str, wireguard: PrivateKey) -> Joined:
         """Redeem a token, proving both keys; raises the TokenError that applies."""
 
-        async def once(url: str) -> Joined:
-            hello = await self._hello(url)
+        async def once(url: str, hello: Hello) -> Joined:
             request = self._join_request(token, name, wireguard, hello, self._checks[url].seen)
             return await self._ask(url, "POST", api.JOIN, Joined, request)
 
-        return await self._any(once, JOIN_PATIENCE)
+        return await self._any(lambda url: self._greeting(url, once), JOIN_PATIENCE)
 
     async def renew(
         self, leases: Iterable[HeldLease] = (), keys: Iterable[PrivateKey] = ()
@@ -110,8 +113,7 @@ class CoordinatorClient:
         """Renew the membership and `leases`; `keys` replace the certified WireGuard keys if any."""
         leases, keys = tuple(leases), tuple(keys)
 
-        async def once(url: str) -> Granted:
-            hello = await self._hello(url)
+        async def once(url: str, hello: Hello) -> Granted:
             pin, identity = self._checks[url].seen, self._identity.public
             proofs = tuple(
                 api.KeyProof(
@@ -127,7 +129,7 @@ class CoordinatorClient:
             request = api.RenewRequest(hello.challenge, proofs, leases)
             return await self._ask(url, "POST", api.RENEW, Granted, request)
 
-        return await self._any(once)
+        return await self._any(lambda url: self._greeting(url, once))
 
     async def lease(
         self,
@@ -171,6 +173,13 @@ class CoordinatorClient:
 
     # One request to one coordinator
 
+    async def _greeting(self, url: str, once: Callable[[str, Hello], Awaitable[T]]) -> T:
+        """Say hello and ask what needs a challenge, both once more when that has become stale."""
+        try:
+            return await once(url, await self._hello(url))
+        except StaleChallenge:
+            return await once(url, await self._hello(url))
+
     async def _hello(self, url: str) -> Hello:
         return await self._ask(url, "GET", api.HELLO, Hello)
 
@@ -211,16 +220,29 @@ class CoordinatorClient:
     ) -> aiohttp.ClientResponse:
         """Send, once more by the coordinator's clock if ours is off; return a success."""
         for last in (False, True):
-            response = await _guarded(url, self._request(url, method, path, body, limit))
+            response = await _guarded(url, self._twice(url, method, path, body, limit))
             if response.status < 300:
                 return response
             async with response:
                 text = await _guarded(url, response.read())
             problem = _problem(url, text, response.status)
+            if problem.code == api.CHALLENGE:
+                raise StaleChallenge(problem.message, problem.hint)
             if last or problem.code != api.CLOCK:
                 break
             self._clock_offset = problem.time - int(time.time())
         raise api.error_from(problem, response.status)
+
+    async def _twice(
+        self, url: str, method: str, path: str, body: bytes, limit: float | None
+    ) -> aiohttp.ClientResponse:
+        """Send; again when the line from the last request turns out to have ended meanwhile."""
+        try:
+            return await self._request(url, method, path, body, limit)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._request(url, method, path, body, limit)
 
     async def _request(
         self, url: str, method: str, path: str, body: bytes, limit: float | None

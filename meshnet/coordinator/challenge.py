@@ -20,6 +20,10 @@ _MAC_BYTES = 16
 _LENGTH = 8 + RANDOM_BYTES + _MAC_BYTES
 
 
+class StaleChallenge(NotAuthentic):
+    """A challenge that was not made by this process, or too long ago."""
+
+
 def make_challenge(secret: bytes, now: int, random: bytes) -> bytes:
     """Return a challenge that is good until `SECONDS` after `now`."""
     head = now.to_bytes(8, "big") + random
@@ -27,13 +31,13 @@ def make_challenge(secret: bytes, now: int, random: bytes) -> bytes:
 
 
 def check_challenge(secret: bytes, challenge: bytes, now: int) -> int:
-    """Return when a challenge of ours ends; raise NotAuthentic for any other and for an old one."""
+    """Return when a challenge of ours ends; StaleChallenge for any other and for an old one."""
     head, mac = challenge[:-_MAC_BYTES], challenge[-_MAC_BYTES:]
     if len(challenge) != _LENGTH or not hmac.compare_digest(mac, _mac(secret, head)):
-        raise NotAuthentic("the challenge is not from this coordinator", "Say hello again.")
+        raise StaleChallenge("the challenge is not from this coordinator", "Say hello again.")
     ends = int.from_bytes(head[:8], "big") + SECONDS
     if ends < now:
-        raise NotAuthentic("the challenge is too old", "Say hello again.")
+        raise StaleChallenge("the challenge is too old", "Say hello again.")
     return ends
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
 from meshnet import __version__
-from meshnet.coordinator.challenge import RANDOM_BYTES, ephemeral, make_challenge
+from meshnet.coordinator.challenge import RANDOM_BYTES, StaleChallenge, ephemeral, make_challenge
 from meshnet.coordinator.core import Core
 from meshnet.coordinator.feed import Feed
 from meshnet.coordinator.limits import Once
@@ -39,6 +39,9 @@ REQUESTS = Counter("meshnet_requests", "Requests by path and status", ["path", "
 
 class ClockOff(NotAuthentic):
     """A request signed at a time this coordinator's clock is far from."""
+
+
+_AGAIN: dict[type[MeshnetError], str] = {ClockOff: api.CLOCK, StaleChallenge: api.CHALLENGE}
 
 
 class Service:
@@ -179,7 +182,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response = await handler(request)
     except MeshnetError as error:
         code, status = api.form_of(error)
-        code = api.CLOCK if isinstance(error, ClockOff) else code
+        code = _AGAIN.get(type(error), code)
         response = problem(status, code, error.message, error.hint)
     except web.HTTPRequestEntityTooLarge:
         message = f"the request is larger than {api.BODY_LIMIT} bytes"

@@ -71,7 +71,7 @@ class Once:
         if now >= self._next_sweep:
             self._ends = {key: end for key, end in self._ends.items() if end >= now}
             self._next_sweep = now + 10
-        if key in self._ends:
+        if self._ends.get(key, now - 1) >= now:
             return False
         self._ends[key] = ends
         return True

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 from prometheus_client import Counter
 
 from meshnet.coordinator import rules
-from meshnet.coordinator.challenge import check_challenge, ephemeral
+from meshnet.coordinator.challenge import StaleChallenge, check_challenge, ephemeral
 from meshnet.coordinator.committer import Batch
 from meshnet.coordinator.core import Core, claim_name, granted
 from meshnet.coordinator.limits import Guesses, Once
@@ -57,7 +57,8 @@ class Members:
         except MeshnetError as error:
             JOINS.labels(type(error).__name__).inc()
             log.warning("join of %r from %s refused: %s", request.name[:63], source, error.message)
-            if isinstance(error, TokenUnknown | NotAuthentic):
+            guessed = isinstance(error, TokenUnknown | NotAuthentic)
+            if guessed and not isinstance(error, StaleChallenge):
                 self._guesses.failed(source, time.monotonic())
             raise
         JOINS.labels("joined").inc()

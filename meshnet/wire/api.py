@@ -37,7 +37,9 @@ of the coordinator's whole set of facts after the line; a node that computes ano
 without a revision and so gets a snapshot.
 
 An error is an HTTP status and a body {"code", "message", "hint", "time"}; `ERRORS` maps codes both
-ways. Readers ignore fields they do not know; a path with another version is another dialogue.
+ways. Two codes are answered by trying once more: after `clock` the node signs by the coordinator's
+`time`, after `challenge` (too old, or of a process that has ended) it says hello again. Readers
+ignore fields they do not know; a path with another version is another dialogue.
 """
 
 from __future__ import annotations
@@ -233,10 +235,12 @@ ERRORS = (
     ErrorForm("unavailable", 503, Unavailable),
 )
 CLOCK = "clock"
+CHALLENGE = "challenge"
 TOO_LARGE = "too-large"
 _BY_CODE: dict[str, type[MeshnetError]] = {
     **{form.code: form.kind for form in ERRORS},
     CLOCK: NotAuthentic,
+    CHALLENGE: NotAuthentic,
     TOO_LARGE: BadInput,
 }
 

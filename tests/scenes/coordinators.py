@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from meshnet.wire.fact import SignedFact, open_fact, seal, sign, sign_deletion
 from meshnet.wire.token import Token, read_token
 
 START_SECONDS = 30.0
-_RUN = (
+RUN = (
     "import sys; from pathlib import Path; from meshnet.coordinator.main import run; "
     "run(Path(sys.argv[1]), Path(sys.argv[2]), 'debug')"
 )
@@ -34,6 +35,8 @@ _RUN = (
 
 class Coordinator:
     """A coordinator process and its directories."""
+
+    RUN = RUN
 
     def __init__(self, place: Path, terms: Terms | None = None) -> None:
         self.state_dir, self.run_dir, self.log = place / "state", place / "run", place / "log"
@@ -44,6 +47,7 @@ class Coordinator:
             terms=terms,
         )
         self.admin = AdminClient(self.run_dir / "coordinator.sock")
+        self.started = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,8 +58,9 @@ class Coordinator:
         """Start the process and wait until it answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(self.state_dir), str(self.run_dir)], stderr=log
+                [sys.executable, "-c", self.RUN, str(self.state_dir), str(self.run_dir)], stderr=log
             )
+        self.started = time.time()
         limit = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -77,6 +82,13 @@ class Coordinator:
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(timeout=20)
+
+    def limit_file_size(self, size: int | None) -> None:
+        """Let the process write no file beyond `size` bytes, as if the disk were full there."""
+        assert self._process is not None
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        soft = hard if size is None else size
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -179,7 +191,7 @@ class Follower:
     async def follow(self) -> None:
         """Follow until the stream ends."""
         async for line in self.node.client.watch(self.revision, self.store):
-            self._take(line)
+            self.take(line)
 
     async def follow_for_ever(self) -> None:
         """Come back whenever the stream ends."""
@@ -188,7 +200,7 @@ class Follower:
                 await self.follow()
             await asyncio.sleep(0.05)
 
-    def _take(self, line: Line) -> None:
+    def take(self, line: Line) -> None:
         self.lines.append(line)
         self.store = line.store or self.store
         facts = [open_fact(fact) for fact in line.facts]
