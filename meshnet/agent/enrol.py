@@ -40,6 +40,22 @@ def enrol(
     host_networks: tuple[str, ...] = ("default",),
 ) -> Enrolment:
     """Join the mesh a token names; raise a TokenError, PinMismatch, Conflict, …, as it went."""
+    return asyncio.run(
+        enrol_in_loop(
+            state_dir, token_text, name=name, listen_port=listen_port, host_networks=host_networks
+        )
+    )
+
+
+async def enrol_in_loop(
+    state_dir: Path,
+    token_text: str,
+    *,
+    name: str = "",
+    listen_port: int = 51820,
+    host_networks: tuple[str, ...] = ("default",),
+) -> Enrolment:
+    """Do what `enrol` does, inside a running loop."""
     token = read_token(token_text)
     chosen = name or label_from(socket.gethostname())
     if not chosen:
@@ -48,7 +64,7 @@ def enrol(
     state = StateDir(state_dir)
     _check_same_mesh(state, token)
     state.create()
-    membership = asyncio.run(_join(state, token, chosen))
+    membership = await _join(state, token, chosen)
     state.save_settings(
         Settings(
             root=token.root,

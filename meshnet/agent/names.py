@@ -9,7 +9,6 @@ in the status, and tried again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from meshnet.agent.node import MeshNode
 from meshnet.agent.resolver import host_upstreams, look_up
+from meshnet.agent.waiting import happened
 from meshnet.dns.feed import DnsFeed
 from meshnet.dns.table import HOST, Table
 from meshnet.dns.zone import Zones
@@ -63,8 +63,7 @@ class Names:
                     self._error = error.message
                     await asyncio.sleep(RETRY * random.uniform(0.5, 1.0))
                     continue
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), LOOK_AROUND)
+                await happened(self._changed, LOOK_AROUND)
                 self._changed.clear()
         finally:
             await self._feed.close()

@@ -12,7 +12,6 @@ only after its first clean pass: whoever hears of it may shake hands at once, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -27,6 +26,7 @@ from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
 from meshnet.agent.sockets import Sockets
 from meshnet.agent.storage import StateDir
+from meshnet.agent.waiting import happened
 from meshnet.linux.port import Kernel
 from meshnet.linux.underlay import UnderlayAddress
 from meshnet.model.addresses import Endpoint, Prefix
@@ -215,8 +215,7 @@ class MeshNode:
 
     async def _follow(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._nap())
+            if await happened(self._changed, self._nap()):
                 await asyncio.sleep(SETTLE)
             self._changed.clear()
             await self.settle()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from meshnet.agent.sockets import Datagrams, Sockets
+from meshnet.agent.waiting import happened
 from meshnet.errors import BadInput
 from meshnet.paths.liveness import Liveness
 from meshnet.wire.probe import ANSWER, ASK, Probe
@@ -83,8 +84,7 @@ class Prober:
                 self._step(time.monotonic())
                 nap = max(SHORTEST_NAP, self.liveness.next_event(time.monotonic()))
                 self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), nap)
+                await happened(self._wake, nap)
         finally:
             self.close()
 

@@ -14,7 +14,6 @@ An operation that fails does not stop the others; an audit follows, with growing
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
 
+from meshnet.agent.waiting import happened
 from meshnet.errors import KernelRefused, MeshnetError
 from meshnet.linux.port import Kernel
 from meshnet.plan.diff import plan
@@ -95,8 +95,7 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile for ever."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudge.wait(), self._nap())
+            await happened(self._nudge, self._nap())
             self._nudge.clear()
             if self._dirty:
                 await asyncio.sleep(SETTLE)

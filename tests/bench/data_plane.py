@@ -138,7 +138,7 @@ def meshnet(lab: Lab, a: Host, b: Host) -> Way:
     boxes = []
     for host in (a, b):
         node = mesh.join(host)
-        box = host.container("mesh")
+        box = host.container("box")
         boxes.append((box, addresses(node.attach(box))[0]))
     mesh.wait_until_whole()
     return Way("meshnet", boxes[0][0], boxes[1][0], boxes[1][1], 5204)
