@@ -24,7 +24,7 @@ from meshnet.coordinator.http import Handler, answer, read
 from meshnet.coordinator.members import Members
 from meshnet.coordinator.networks import Networks
 from meshnet.coordinator.records import Records
-from meshnet.coordinator.store import NodeRow, Store
+from meshnet.coordinator.store import NodeRow
 from meshnet.coordinator.tokens import Tokens
 from meshnet.errors import Refused
 from meshnet.model.addresses import node_address6
@@ -45,7 +45,6 @@ class Admin:
         self,
         config: Config,
         core: Core,
-        store: Store,
         tokens: Tokens,
         members: Members,
         networks: Networks,
@@ -54,7 +53,6 @@ class Admin:
     ) -> None:
         self._config = config
         self._core = core
-        self._store = store
         self._tokens = tokens
         self._members = members
         self._networks = networks
@@ -94,8 +92,7 @@ class Admin:
     # Nodes
 
     async def list_nodes(self, _request: web.Request) -> web.Response:
-        async with self._store.begin() as tx:
-            rows = await tx.nodes()
+        rows = await self._core.committer.do(lambda batch: batch.tx.nodes())
         return answer([self._node(row, int(time.time())) for row in rows])
 
     def _node(self, row: NodeRow, now: int) -> NodeInfo:

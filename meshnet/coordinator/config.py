@@ -5,11 +5,13 @@ root.key      seed of the root key; needed to certify an issuing key and for not
               it can be kept somewhere else
 issuer.key    seed of the issuing key
 tls.key, tls.crt
+lock          held while a coordinator runs
 store.sqlite  with its -wal and -shm while it runs
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +125,24 @@ class Directory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"cannot make {self.path}: {error.strerror}") from error
+
+    def lock(self) -> int:
+        """Keep others off while this process works here; Conflict when one does already.
+
+        Return the descriptor that holds the lock until it is closed.
+        """
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"cannot use {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise Conflict(
+                f"a coordinator is running on {self.path}", "Stop that one first."
+            ) from error
+        return descriptor
 
     def _sync(self) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

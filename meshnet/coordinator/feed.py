@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -34,6 +35,8 @@ SUSPECT_SECONDS = 1.0
 BUFFER_LIMIT = 1024 * 1024
 SNAPSHOT_STEP = 500
 CATCH_UP_SECONDS = 60.0
+STREAMS_PER_NODE = 4
+UNANSWERED_MS = 20_000
 
 STREAMS = Gauge("meshnet_streams", "Watching streams open")
 DROPPED = Counter("meshnet_streams_dropped", "Streams dropped because their reader was too slow")
@@ -147,6 +150,8 @@ class Feed:
                 request.transport.abort()
             return response
         if request.transport is not None and not self._closing:
+            _end_when_unanswered(request.transport)
+            self._end_surplus(member.node)
             await self._hold(Stream(member, request.transport))
         return response
 
@@ -194,6 +199,12 @@ class Feed:
                 del self._by_node[node]
                 self._watch_for(node)
 
+    def _end_surplus(self, node: str) -> None:
+        """A node needs one stream; the oldest of too many ends."""
+        mine = [stream for stream in self._streams if stream.member.node == node]
+        for stream in mine[: max(0, len(mine) + 1 - STREAMS_PER_NODE)]:
+            stream.close()
+
     def _watch_for(self, node: str) -> None:
         """Tell the others when a node stays away."""
         if self._closing:
@@ -220,6 +231,13 @@ class Feed:
             task.cancel()
         for stream in list(self._streams):
             stream.close()
+
+
+def _end_when_unanswered(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel end a connection whose other end is silent (tcp(7), TCP_USER_TIMEOUT)."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
 
 
 def encoded(line: Line) -> bytes:

@@ -24,7 +24,7 @@ from prometheus_client import Gauge
 from meshnet.agent.notify import notify, watchdog_interval
 from meshnet.coordinator import tls
 from meshnet.coordinator.admin import Admin
-from meshnet.coordinator.committer import Committer
+from meshnet.coordinator.committer import Batch, Committer
 from meshnet.coordinator.config import (
     DEFAULT_RUN_DIR,
     DEFAULT_STATE_DIR,
@@ -44,6 +44,7 @@ from meshnet.coordinator.store import Store
 from meshnet.coordinator.tokens import Tokens
 from meshnet.coordinator.world import World
 from meshnet.errors import MeshnetError, Unavailable
+from meshnet.model.statements import Coordinators
 from meshnet.wire.fact import open_fact
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,15 @@ def run(
         level=log_level.upper(),
         format="%(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     directory = Directory(state_dir)
     config = directory.config()
-    migrate(directory.store)
-    uvloop.run(Coordinator(directory, config, run_dir / SOCKET).run())
+    lock = directory.lock()
+    try:
+        migrate(directory.store)
+        uvloop.run(Coordinator(directory, config, run_dir / SOCKET).run())
+    finally:
+        os.close(lock)
 
 
 class Coordinator:
@@ -107,8 +113,7 @@ class Coordinator:
         admin = Admin(
             self._config,
             core,
-            store,
-            Tokens(core, store, self._config),
+            Tokens(core, self._config),
             members,
             networks,
             Records(core),
@@ -119,6 +124,7 @@ class Coordinator:
                 group.create_task(work)
                 for work in (committer.run(), feed.run(), _housekeep(members, world), _watchdog())
             ]
+            await core.committer.do(lambda batch: _tell_where(batch, self._config.urls, pin))
             async with self._listening(service.application(), admin.application()):
                 notify("READY=1", f"STATUS={len(world.facts)} facts, revision {world.revision}")
                 await self._stopping.wait()
@@ -198,6 +204,13 @@ async def load(store: Store, config: Config) -> World:
     REVISION.set_function(lambda: world.revision)
     FACTS.set_function(lambda: len(world.facts))
     return world
+
+
+async def _tell_where(batch: Batch, urls: tuple[str, ...], pin: str) -> None:
+    """State where this coordinator is, when that is not what was said last."""
+    current = Coordinators(urls, (pin,))
+    if batch.world.statements(batch.now).coordinators != current:
+        batch.state(current)
 
 
 async def _housekeep(members: Members, world: World) -> None:

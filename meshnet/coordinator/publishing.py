@@ -57,7 +57,11 @@ class Publishing:
         for fact in facts:
             known = batch.latest(fact.slot)
             reason = world.objection(fact, member, batch.latest)
-            if known is None and world.is_full(member.identity):
+            if (
+                (known is None or known.deleted)
+                and not fact.deleted
+                and world.is_full(member.identity)
+            ):
                 reason = "the node has said too many things already"
             if reason:
                 refused.append(RefusedFact(fact.slot.kind, fact.slot.key, reason))

@@ -90,8 +90,12 @@ def renew_issuer(state_dir: Path = DEFAULT_STATE_DIR, root_key: Path | None = No
     root, issuer = holder.key(root_key.stem if root_key else "root"), directory.key("issuer")
     if root.public != directory.config().root:
         raise BadInput("that is not the root key of this mesh")
-    migrate(directory.store)
-    asyncio.run(_certify(directory, root, issuer))
+    lock = directory.lock()
+    try:
+        migrate(directory.store)
+        asyncio.run(_certify(directory, root, issuer))
+    finally:
+        os.close(lock)
 
 
 def _make_tls(directory: Directory) -> str:

@@ -88,7 +88,7 @@ class SqlStore:
     """The store in a SQLite file that `migrate` has seen."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2)
+        self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1)
         _prepare(self._engine.sync_engine)
 
     @contextlib.asynccontextmanager

@@ -12,7 +12,6 @@ from meshnet.coordinator.committer import Batch
 from meshnet.coordinator.config import Config
 from meshnet.coordinator.core import Core
 from meshnet.coordinator.rules import TokenState
-from meshnet.coordinator.store import Store
 from meshnet.errors import BadInput, NotFound, TokenExpired, TokenRevoked, TokenUsedUp
 from meshnet.model.names import is_label
 from meshnet.wire.token import SECRET_BYTES, Token, write_token
@@ -27,9 +26,8 @@ TAGS_LIMIT = 32
 class Tokens:
     """The tokens of a mesh."""
 
-    def __init__(self, core: Core, store: Store, config: Config) -> None:
+    def __init__(self, core: Core, config: Config) -> None:
         self._core = core
-        self._store = store
         self._config = config
 
     async def create(self, request: TokenRequest) -> TokenMade:
@@ -52,8 +50,8 @@ class Tokens:
 
     async def list(self) -> list[TokenInfo]:
         now = int(time.time())
-        async with self._store.begin() as tx:
-            return [_info(token, now) for token in await tx.tokens()]
+        tokens = await self._core.committer.do(lambda batch: batch.tx.tokens())
+        return [_info(token, now) for token in tokens]
 
     async def revoke(self, token_id: str) -> None:
         """Make a token useless; nodes that joined with it stay."""

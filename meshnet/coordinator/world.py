@@ -18,6 +18,7 @@ from meshnet.model.statements import Coordinators, Issuer, Membership, Mesh, Net
 from meshnet.model.view import Statements, derive_statements, objection, proven_keys
 
 FACTS_PER_NODE = 20_000
+SLOTS_PER_NODE = 200_000
 Latest = Callable[[Slot], Fact | None]
 
 
@@ -40,7 +41,7 @@ class World:
         self.horizon = horizon
         self.facts = FactSet()
         self._log: OrderedDict[Slot, tuple[int, Fact]] = OrderedDict()
-        self._counts: dict[IdentityKey, int] = {}
+        self._counts: dict[IdentityKey, tuple[int, int]] = {}
         self._statements: Statements | None = None
         self._members: dict[IdentityKey, Membership] = {}
         self._common: list[Fact] = []
@@ -66,8 +67,9 @@ class World:
         known = self.facts.get(fact.slot)
         if not self.facts.merge([fact]):
             return
-        if known is None:
-            self._counts[fact.slot.writer] = self._counts.get(fact.slot.writer, 0) + 1
+        live, slots = self._counts.get(fact.slot.writer, (0, 0))
+        gained = (not fact.deleted) - (known is not None and not known.deleted)
+        self._counts[fact.slot.writer] = (live + gained, slots + (known is None))
         self._note_offer(known, fact)
         self._log[fact.slot] = (revision, fact)
         self._log.move_to_end(fact.slot)
@@ -163,8 +165,9 @@ class World:
         return f"service name {service} is that of a node" if service in self._names else ""
 
     def is_full(self, writer: IdentityKey) -> bool:
-        """Say whether a node has as many facts as one may have."""
-        return self._counts.get(writer, 0) >= FACTS_PER_NODE
+        """Say whether a node has said as much as one may; what it took back counts little."""
+        live, slots = self._counts.get(writer, (0, 0))
+        return live >= FACTS_PER_NODE or slots >= SLOTS_PER_NODE
 
     def offers_service(self, name: str, now: float) -> bool:
         """Say whether a service of the default network has that name."""

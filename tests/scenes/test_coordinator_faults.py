@@ -264,21 +264,57 @@ def test_init_makes_no_second_mesh_where_there_is_one(coordinator: Coordinator) 
     assert (coordinator.state_dir / "root.key").read_bytes() == key
 
 
-def test_two_coordinators_do_not_share_a_port_and_the_second_says_so(
+def test_two_coordinators_do_not_share_a_directory_and_the_second_says_so(
     coordinator: Coordinator,
 ) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", coordinator.RUN, str(coordinator.state_dir), "/nonexistent/run"],
+        [
+            sys.executable,
+            "-c",
+            coordinator.RUN,
+            str(coordinator.state_dir),
+            str(coordinator.run_dir),
+        ],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
     assert told.returncode != 0
-    assert "cannot listen on" in told.stderr
+    assert "a coordinator is running on" in told.stderr
 
 
 def test_the_store_is_in_wal_mode_with_every_commit_synced(coordinator: Coordinator) -> None:
     with sqlite3.connect(coordinator.state_dir / "store.sqlite") as store:
         assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert store.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+
+
+async def test_urls_changed_in_the_configuration_are_told_to_all_nodes(
+    coordinator: Coordinator,
+) -> None:
+    async with joined(coordinator, "n1") as [node]:
+        coordinator.stop()
+        path = coordinator.state_dir / "config.json"
+        path.write_text(
+            path.read_text().replace('"https://127', '"https://new.example:7443", "https://127')
+        )
+        coordinator.start()
+        async with following(node) as follower:
+            node.facts = follower.mirror
+            told = node.view().statements.coordinators
+    assert told is not None
+    assert told.urls == ("https://new.example:7443", coordinator.url)
+
+
+async def test_of_too_many_streams_of_one_node_the_oldest_ends(coordinator: Coordinator) -> None:
+    async with joined(coordinator, "n1") as [node]:
+        streams = [node.client.watch() for _ in range(6)]
+        for stream in streams:
+            await anext(stream)
+        for stream in streams[:2]:
+            with pytest.raises(Unavailable):
+                while True:
+                    await asyncio.wait_for(anext(stream), 5)
+        for stream in streams:
+            await stream.aclose()
