@@ -75,29 +75,27 @@ def _is_for_many(address: Address) -> bool:
 
 
 def set_fdb(netlink: Netlink, vxlan: int, entries: Mapping[str, IPv4Address]) -> None:
-    netlink.request(
-        [rt.pack_fdb(vxlan, mac, vtep) for mac, vtep in entries.items()],
-        [f"set FDB entry {mac} to {vtep}" for mac, vtep in entries.items()],
-    )
+    pairs = list(entries.items())
+    messages = [rt.pack_fdb(vxlan, mac, vtep) for mac, vtep in pairs]
+    netlink.request(messages, lambda i: "set FDB entry {} to {}".format(*pairs[i]))
 
 
 def remove_fdb(netlink: Netlink, vxlan: int, macs: Iterable[str]) -> None:
     macs = list(macs)
     messages = [rt.pack_fdb(vxlan, mac, None) for mac in macs]
-    netlink.request(messages, [f"remove FDB entry {mac}" for mac in macs], ignore=GONE)
+    netlink.request(messages, lambda i: f"remove FDB entry {macs[i]}", ignore=GONE)
 
 
 def set_neighbours(netlink: Netlink, vxlan: int, entries: Mapping[Address, str]) -> None:
-    netlink.request(
-        [rt.pack_neighbour(vxlan, address, mac) for address, mac in entries.items()],
-        [f"set neighbour {address} to {mac}" for address, mac in entries.items()],
-    )
+    pairs = list(entries.items())
+    messages = [rt.pack_neighbour(vxlan, address, mac) for address, mac in pairs]
+    netlink.request(messages, lambda i: "set neighbour {} to {}".format(*pairs[i]))
 
 
 def remove_neighbours(netlink: Netlink, vxlan: int, addresses: Iterable[Address]) -> None:
     addresses = list(addresses)
     messages = [rt.pack_neighbour(vxlan, address, None) for address in addresses]
-    netlink.request(messages, [f"remove neighbour {one}" for one in addresses], ignore=GONE)
+    netlink.request(messages, lambda i: f"remove neighbour {addresses[i]}", ignore=GONE)
 
 
 def set_flood(netlink: Netlink, vxlan: int, vteps: frozenset[IPv4Address]) -> None:

@@ -21,7 +21,7 @@ from contextlib import suppress
 
 from meshnet.errors import KernelRefused
 from meshnet.linux import rtnetlink as rt
-from meshnet.linux.netlink import NETLINK_ROUTE, iterate_messages, open_socket
+from meshnet.linux.netlink import NETLINK_ROUTE, open_socket, split_messages
 from meshnet.linux.port import Event
 from meshnet.plan.state import ROUTE_PROTOCOL
 
@@ -146,7 +146,7 @@ def _drain(one: socket.socket) -> tuple[bool, bool]:
 def _is_of_interest(protocol: int, data: bytes) -> bool:
     if protocol != NETLINK_ROUTE:
         return True
-    return any(_matters(kind, body) for kind, _, _, body in iterate_messages(data))
+    return any(_matters(kind, body) for kind, _, _, body in split_messages(data))
 
 
 def _matters(kind: int, body: bytes) -> bool:

@@ -4,15 +4,18 @@ pyroute2 spends some 160 µs of Python on every message, which is forty times th
 for a thousand entries; so what comes by the thousand (FDB, neighbours, routes, WireGuard peers)
 is packed here by `struct` and everything rare is left to pyroute2. The dialogue (RFC 3549):
 
-    us → kernel   up to 64 messages in one send, every one with NLM_F_ACK and its own sequence
-    kernel → us   one NLMSG_ERROR per message: 0 is the acknowledgement, else a negative errno,
-                  followed by the kernel's own words (extended ACK)
+    us → kernel   up to 128 messages in one send, each with its own sequence, the last one with
+                  NLM_F_ACK
+    kernel → us   an NLMSG_ERROR for every message refused: a negative errno, followed by the
+                  kernel's own words (extended ACK); then one for the last, 0 where it was taken
 
     us → kernel   one message with NLM_F_DUMP
     kernel → us   parts with NLM_F_MULTI, closed by NLMSG_DONE; NLM_F_DUMP_INTR on any part says
                   that the table changed meanwhile, so the whole dump is asked for again
 
-A message that is refused does not keep the ones behind it from being applied.
+The kernel works through a batch in order and tells of each refusal unasked, so silence about a
+message up to the last one's answer means that it was applied. A refused message does not keep the
+ones behind it from being applied.
 """
 
 from __future__ import annotations
@@ -47,23 +50,30 @@ _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
 _CLONE_NEWNET = 0x40000000
 
-_BATCH_MESSAGES = 64
+_BATCH_MESSAGES = 128
 _BATCH_BYTES = 65_536
 _RECEIVE_BYTES = 65_536
 _DUMP_TRIES = 20
+_LAST_SEQUENCE = 2**31
 _TIMEOUT_SECONDS = 30.0
 
 _HEADER = struct.Struct("=IHHII")
-_HEADER_SEQUENCE = struct.Struct("=HI")
+_HEADER_BYTES = 16
+_FLAGS = struct.Struct("=H")
+_FLAGS_SEQUENCE = struct.Struct("=HI")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
+
+Message = tuple[int, int, int, bytes]
+"""Type, flags, sequence and body."""
 
 T = TypeVar("T")
 
 
 def message(kind: int, flags: int, body: bytes) -> bytes:
     """Return one netlink message; `request` and `dump` fill in the sequence and their own flags."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+    size = len(body)
+    return _HEADER.pack(_HEADER_BYTES + size, kind, flags, 0, 0) + body + bytes(-size & 3)
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -93,15 +103,17 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return dict(iterate_attributes(data))
 
 
-def iterate_messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (type, flags, sequence, body) of each message; raise KernelRefused when cut short."""
+def split_messages(data: bytes) -> list[Message]:
+    """Return (type, flags, sequence, body) of each message; raise KernelRefused when cut short."""
+    found: list[Message] = []
     offset, end = 0, len(data)
-    while end - offset >= _HEADER.size:
+    while end - offset >= _HEADER_BYTES:
         size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        if size < _HEADER.size or offset + size > end:
+        if size < _HEADER_BYTES or offset + size > end:
             raise _malformed(f"message of {size} bytes where {end - offset} are left")
-        yield kind, flags, sequence, data[offset + _HEADER.size : offset + size]
+        found.append((kind, flags, sequence, data[offset + _HEADER_BYTES : offset + size]))
         offset += (size + 3) & ~3
+    return found
 
 
 def in_namespace(netns: str | int, act: Callable[[], T]) -> T:
@@ -156,6 +168,7 @@ class Netlink:
             self._socket.close()
             raise _refused("set up netlink socket", error.errno or errno.EIO) from error
         self._sequence = 0
+        self._buffer = bytearray(_RECEIVE_BYTES)
 
     def request(
         self,
@@ -217,17 +230,16 @@ class Netlink:
         self.close()
 
     def _send(self, batch: Sequence[bytes]) -> Iterator[tuple[int, int, str]]:
-        """Send one batch, wait for all its ACKs, yield (index, errno, words) of those refused."""
-        last = self._transmit(batch, NLM_F_REQUEST | NLM_F_ACK)
-        first, waiting = last - len(batch) + 1, len(batch)
+        """Send a batch, wait for its last answer, yield (index, errno, words) of those refused."""
+        last = self._transmit(batch, NLM_F_REQUEST, NLM_F_ACK)
+        first = last - len(batch) + 1
         for kind, flags, number, body in self._receive("acknowledgement"):
             if kind != NLMSG_ERROR or not first <= number <= last:
                 continue
             code, words = _verdict(kind, flags, body)
             if code:
                 yield number - first, code, words
-            waiting -= 1
-            if not waiting:
+            if number == last:
                 return
 
     def _dump_once(self, query: bytes, what: str) -> list[bytes] | None:
@@ -249,33 +261,35 @@ class Netlink:
             bodies.append(body)
         raise _malformed("no end of dump")
 
-    def _transmit(self, batch: Sequence[bytes], flags: int) -> int:
-        """Send messages with rising sequence numbers; return the last one's."""
-        data = bytearray()
+    def _transmit(self, batch: Sequence[bytes], flags: int, last: int = 0) -> int:
+        """Send messages with rising sequence numbers; return the last one's, which gets `last`."""
+        data = bytearray(b"".join(batch))
+        sequence = self._sequence if self._sequence < _LAST_SEQUENCE else 0
+        offset = own = 0
         for one in batch:
-            self._sequence = self._sequence % 0x7FFFFFFF + 1
-            start = len(data)
-            data += one
-            data += bytes(-len(one) & 3)
-            (own,) = struct.unpack_from("=H", one, 6)
-            _HEADER_SEQUENCE.pack_into(data, start + 6, own | flags, self._sequence)
+            sequence += 1
+            (own,) = _FLAGS.unpack_from(one, 6)
+            _FLAGS_SEQUENCE.pack_into(data, offset + 6, own | flags, sequence)
+            offset += len(one)
+        _FLAGS.pack_into(data, offset - len(batch[-1]) + 6, own | flags | last)
+        self._sequence = sequence
         try:
             self._socket.send(data)
         except OSError as error:
             raise _refused("send netlink messages", error.errno or errno.EIO) from error
-        return self._sequence
+        return sequence
 
-    def _receive(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
+    def _receive(self, what: str) -> Iterator[Message]:
         while True:
             try:
-                data, _, flags, _ = self._socket.recvmsg(_RECEIVE_BYTES)
+                size, _, flags, _ = self._socket.recvmsg_into([self._buffer])
             except TimeoutError as error:
                 raise _refused(f"{what}: no answer from the kernel", errno.ETIMEDOUT) from error
             except OSError as error:
                 raise _refused(what, error.errno or errno.EIO) from error
             if flags & socket.MSG_TRUNC:
                 raise _malformed(f"datagram over {_RECEIVE_BYTES} bytes")
-            yield from iterate_messages(data)
+            yield from split_messages(bytes(memoryview(self._buffer)[:size]))
 
 
 def _batches(messages: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:

@@ -62,6 +62,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _NDA_DST, _NDA_LLADDR, _NDA_PORT, _NDA_VNI, _NDA_IFINDEX, _NDA_MASTER = 1, 2, 6, 7, 8, 9
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 
+_NDA_CACHEINFO, _CACHEINFO_BYTES = 3, 20
+_CACHEINFO = struct.pack("=HH", _CACHEINFO_BYTES, _NDA_CACHEINFO)
+
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
@@ -289,8 +292,20 @@ def parse_address(body: bytes) -> tuple[int, Interface]:
     return index, IPv6Interface((IPv6Address(packed), length))
 
 
-@_guarded
 def parse_neighbour(body: bytes) -> Neighbour:
+    """Return a neighbour or FDB entry; the same bytes give the same object.
+
+    Audits read the same thousands of entries again and again. All that differs from one time to
+    the next is how long ago the kernel used them, which it says last and nobody asks for.
+    """
+    head = body[:-_CACHEINFO_BYTES]
+    used_last = body[-_CACHEINFO_BYTES:].startswith(_CACHEINFO)
+    return _parse_neighbour(head if used_last else body)
+
+
+@functools.lru_cache(maxsize=2**15)
+@_guarded
+def _parse_neighbour(body: bytes) -> Neighbour:
     _, index, state, flags, _ = _NEIGHBOUR.unpack_from(body)
     values = attributes(body[_NEIGHBOUR.size :])
     return Neighbour(
