@@ -12,11 +12,14 @@ from contextlib import contextmanager
 
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux import sysctl
-from meshnet.linux.links import GROUP, mark, set_link
+from meshnet.linux.links import GROUP, set_link
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink
 from meshnet.linux.netns import open_path
 from meshnet.plan.state import ALIAS, HOST, Port
+
+_SET_AS = {"mac": "address", "alias": "ifalias"}
+"""What pyroute2 calls an attribute of a link where we call it otherwise."""
 
 
 class Inside(Namespace):
@@ -58,14 +61,15 @@ def set_far_end(there: Inside, link: rt.Link, port: Port) -> None:
         # Older kernels rename a link only while it is down.
         set_link(at, link.index, link.name, state="down")
         set_link(at, link.index, link.name, ifname=name)
-    if (link.mac, link.mtu, link.group) != (port.mac, port.mtu, there.group):
-        values = {"address": port.mac, "mtu": port.mtu, "group": there.group}
-        set_link(at, link.index, name, **values)
-    if link.alias != ALIAS:
-        mark(at, link.index, name)
+    wanted = {"mac": port.mac, "mtu": port.mtu, "group": there.group, "alias": ALIAS}
+    values: dict[str, object] = {
+        _SET_AS.get(key, key): value for key, value in wanted.items() if getattr(link, key) != value
+    }
     sysctl.set_all(at, sysctl.quiet(name))
     if not link.up or link.name != name:
-        set_link(at, link.index, name, state="up")
+        values["state"] = "up"
+    if values:
+        set_link(at, link.index, name, **values)
     there.set_addresses(link.index, port.addresses)
     by_family = {gateway.version: gateway for gateway in sorted(port.gateways, key=str)}
     routes = {one: by_family.get(one.version) for one in sorted(port.routes, key=str)}

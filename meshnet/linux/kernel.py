@@ -6,8 +6,9 @@
       .ports        ports, inside                     veth pairs into containers and the host
 
 Context: the kernel is asked by whoever runs a pass, from any thread of the agent. Choice: one lock
-around every call, one netlink socket per network held open. Price: calls wait for each other, and
-a network's namespace lives for as long as the agent has not let go of it.
+around every call, one netlink socket per network held open, and one thread for each call, which
+visits all namespaces the call has to do with. Price: calls wait for each other, and a network's
+namespace lives for as long as the agent has not let go of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from meshnet.linux import entries, ports, segment, tunnel
 from meshnet.linux.events import Listener
 from meshnet.linux.guard import GuardTable
 from meshnet.linux.namespace import Namespace
-from meshnet.linux.netlink import Netlink
+from meshnet.linux.netlink import Netlink, in_namespace
 from meshnet.linux.netns import own_namespace
 from meshnet.linux.port import Event
 from meshnet.linux.purge import Purge
@@ -55,11 +56,7 @@ class LinuxKernel:
         with self._lock:
             here = self._spaces.networks()
             wanted = here if networks is None else [name for name in here if name in networks]
-            return Host(
-                tunnel=self._read_tunnel() if tunnel else None,
-                guard=self._guard.read() if tunnel else None,
-                segments={name: self._read_segment(name) for name in wanted},
-            )
+            return in_namespace(self._home, lambda: self._read(wanted, tunnel))
 
     def apply(self, operation: op.Operation) -> None:
         """Bring about what the operation says; see the port."""
@@ -67,12 +64,13 @@ class LinuxKernel:
         if act is None:
             raise BadInput(f"no such operation: {operation}")
         with self._lock:
-            act(self, operation)
+            in_namespace(self._home, lambda: act(self, operation))
 
     def purge(self) -> list[str]:
         """Remove all that carries our mark; return a line for each thing."""
         with self._lock:
-            return Purge(self._host, self._wireguard, self._guard, self._spaces).run()
+            purge = Purge(self._host, self._wireguard, self._guard, self._spaces)
+            return in_namespace(self._home, purge.run)
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield events for as long as the caller listens."""
@@ -101,6 +99,13 @@ class LinuxKernel:
     def _forget(self, space: Space) -> None:
         if self._listener is not None:
             self._listener.forget(space.network)
+
+    def _read(self, networks: Collection[str], tunnel: bool) -> Host:
+        return Host(
+            tunnel=self._read_tunnel() if tunnel else None,
+            guard=self._guard.read() if tunnel else None,
+            segments={name: self._read_segment(name) for name in networks},
+        )
 
     def _read_tunnel(self) -> Tunnel | None:
         return tunnel.read(self._host, self._wireguard, self._tunnel)

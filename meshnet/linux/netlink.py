@@ -69,6 +69,10 @@ Message = tuple[int, int, int, bytes]
 
 T = TypeVar("T")
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_place = threading.local()
+"""In a thread of `in_namespace`: a descriptor of the namespace it is in."""
+
 
 def message(kind: int, flags: int, body: bytes) -> bytes:
     """Return one netlink message; `request` and `dump` fill in the sequence and their own flags."""
@@ -120,15 +124,17 @@ def in_namespace(netns: str | int, act: Callable[[], T]) -> T:
     """Run `act` inside a network namespace (path or open descriptor) and return its result.
 
     It runs in a short-lived thread, since a thread may change its namespace while the process
-    keeps its own. A socket opened there stays there. OSError passes through.
+    keeps its own. A socket opened there stays there. Called from such a thread it makes no other:
+    that one goes there and comes back. OSError passes through.
     """
+    if hasattr(_place, "descriptor"):
+        return _visit(netns, act)
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def enter_and_act() -> None:
         try:
-            _enter(netns)
-            outcome.append(act())
+            outcome.append(_visit(netns, act))
         except BaseException as error:
             failure.append(error)
 
@@ -138,6 +144,25 @@ def in_namespace(netns: str | int, act: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _visit(netns: str | int, act: Callable[[], T]) -> T:
+    """Enter a namespace in this thread, act, and go back to where it was on its way before."""
+    before: int | None = getattr(_place, "descriptor", None)
+    opened = isinstance(netns, str)
+    descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC) if isinstance(netns, str) else netns
+    try:
+        _enter(descriptor)
+        _place.descriptor = descriptor
+        return act()
+    finally:
+        if before is None:
+            _place.__dict__.clear()
+        else:
+            _enter(before)
+            _place.descriptor = before
+        if opened:
+            os.close(descriptor)
 
 
 def open_socket(protocol: int, netns: str | int | None = None) -> socket.socket:
@@ -326,16 +351,10 @@ def _padded_size(header: bytes) -> int:
     return (size + 3) & ~3
 
 
-def _enter(netns: str | int) -> None:
-    descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC) if isinstance(netns, str) else netns
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(descriptor, _CLONE_NEWNET):
-            code = ctypes.get_errno()
-            raise OSError(code, f"enter network namespace {netns}: {os.strerror(code)}")
-    finally:
-        if isinstance(netns, str):
-            os.close(descriptor)
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"enter network namespace: {os.strerror(code)}")
 
 
 def _refused(what: str, code: int, words: str = "") -> KernelRefused:

@@ -88,13 +88,16 @@ def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, 
 
 def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
     at = space.descriptor
+    values: dict[str, object] = {}
     if end.alias != _alias(port):
-        set_link(at, end.index, end.name, ifalias=_alias(port))
-    set_all(at, quiet(end.name))
+        values["ifalias"] = _alias(port)
     if end.mtu != port.mtu:
-        set_link(at, end.index, end.name, mtu=port.mtu)
+        values["mtu"] = port.mtu
     if end.master != bridge:
-        set_link(at, end.index, end.name, master=bridge)
+        values["master"] = bridge
+    set_all(at, quiet(end.name))
+    if values:
+        set_link(at, end.index, end.name, **values)
     if end.master != bridge or not _is_guarded(end):
         flags = {"learning": 0, "unicast_flood": 0, "mcast_flood": 1, "bcast_flood": 1}
         set_port(at, end.index, end.name, locked=1, **flags)
