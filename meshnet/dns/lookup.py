@@ -138,6 +138,14 @@ class Lookup:
             for question in self._users.pop(owner, ()):
                 self.questions.pop(question, None)
 
+    def allow_recursion(self, recursion: bool) -> None:
+        """Set whether other names are forwarded, which every answer says (RA)."""
+        if self.recursion != recursion:
+            self.recursion = recursion
+            self.packets.clear()
+            for compiled in self.questions.values():
+                compiled.heads.clear()
+
     def _forget_volatile(self) -> None:
         for question in self._volatile:
             self.questions.pop(question, None)

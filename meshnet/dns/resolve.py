@@ -38,11 +38,11 @@ _ASKED = b"\xc0\x0c"
 def resolve(lookup: Lookup, name: bytes, kind: int) -> tuple[Compiled, frozenset[bytes]]:
     """Return the answer for a name in one of our zones, and the names it was taken from.
 
-    No names means that the answer says what is not there, which any change may end.
+    No names means that any change may end it: it says what is not there, or tells the serial.
     """
     chain: list[bytes] = []
     used = [name]
-    owner, lasting = _ASKED, True
+    owner, lasting = _ASKED, kind not in (SOA, ANY)
     while True:
         records = lookup.find(name)
         if records is None:

@@ -40,3 +40,14 @@ class Table:
     def get(self, name: bytes) -> bytes | None:
         """Return the records of a name in wire form, or None when no layer has it."""
         return next((layer[name] for _, layer in self.layers if name in layer), None)
+
+
+def differences(before: Layer, after: Layer) -> dict[bytes, bytes | None]:
+    """Return what has to be set to turn one layer into another; None takes a name away."""
+    if before is after:
+        return {}
+    changed: dict[bytes, bytes | None] = {
+        owner: records for owner, records in after.items() if before.get(owner) != records
+    }
+    changed.update(dict.fromkeys(before.keys() - after.keys()))
+    return changed
