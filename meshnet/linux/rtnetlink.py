@@ -1,4 +1,4 @@
-"""Pure. rtnetlink's messages about links, addresses, neighbours, FDB entries and routes.
+"""Driver. rtnetlink's messages about links, addresses, neighbours, FDB entries and routes.
 
 `pack_…` return one message for `Netlink.request`, `parse_…` take one body of a dump. The layouts
 are those of rtnetlink(7): a fixed header by object, then attributes. An FDB entry is a neighbour

@@ -1,4 +1,4 @@
-"""Pure. A host's kernel in memory: the port of `meshnet.linux.port` with the kernel's semantics.
+"""Shell. A host's kernel in memory: the port of `meshnet.linux.port` with the kernel's semantics.
 
 It passes the contract suite that the real kernel passes. Made for hundreds of agents in one
 process: a read costs nothing where nothing changed, and a change makes only its network anew. One
