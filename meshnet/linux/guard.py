@@ -7,6 +7,7 @@ that is gone for a moment makes packets stop and not leave in clear:
 * The mesh's prefixes, as source or destination, are spoken of on the tunnel and loopback only.
 * Nothing is forwarded between the host's interfaces on our networks, or the tunnel, and elsewhere:
   a container engine that turns on forwarding must not turn a host into a router of our networks.
+  Left alone is what the host's own rules redirect (DNAT): a port that somebody published.
 
 The table is replaced in one transaction. What it is for can be read from its sets. That its rules
 are those we made is known by two digests in the comment of a rule: of the text that was applied,
@@ -73,6 +74,7 @@ table inet {table} {{
     }}
     chain forward {{
         type filter hook forward priority filter - 5; policy accept;
+        ct status dnat accept
         iifname @tunnel drop
         oifname @tunnel drop
         iifgroup {group} drop

@@ -211,8 +211,9 @@ def test_the_guard_lets_vxlan_in_by_the_tunnel_and_by_nothing_else(scene: Scene)
     assert arriving.frames() == []
 
 
-def test_a_container_cannot_use_a_host_that_forwards_as_its_router(scene: Scene) -> None:
-    host_port = replace(
+def forwarding_host(scene: Scene) -> Wire:
+    """Attach Ann to red, give her a LAN and let her forward; return her LAN."""
+    port = replace(
         scene.c2.port,
         netns="",
         inode=0,
@@ -220,19 +221,34 @@ def test_a_container_cannot_use_a_host_that_forwards_as_its_router(scene: Scene)
         mac="0a:00:00:00:05:05",
         addresses=frozenset({ip_interface("10.214.0.50/16")}),
     )
-    scene.ann.kernel.apply(op.SetPort("ann-red", "p0a0000000505", host_port))
-    scene.ann.kernel.apply(
-        op.SetGuard(Guard("wire0", frozenset({ip_network("fd00:2::/48")}), frozenset({14789})))
-    )
+    guard = Guard("wire0", frozenset({ip_network("fd00:2::/48")}), frozenset({14789}))
+    scene.ann.kernel.apply(op.SetPort("ann-red", "p0a0000000505", port))
+    scene.ann.kernel.apply(op.SetGuard(guard))
     run("ip netns exec ann sysctl -qw net.ipv4.ip_forward=1")
-    run("ip netns exec ann ip link add lan0 type bridge")
-    run("ip netns exec ann ip addr add 192.0.2.1/24 dev lan0")
-    run("ip netns exec ann ip link set lan0 up")
-    lan = Wire("ann", "lan0")
+    run("ip -n ann link add lan0 type bridge")
+    run("ip -n ann addr add 192.0.2.1/24 dev lan0")
+    run("ip -n ann link set lan0 up")
     assert scene.c1.ping("10.214.0.50"), "the host itself is reached"
+    return Wire("ann", "lan0")
+
+
+def test_a_container_cannot_use_a_host_that_forwards_as_its_router(scene: Scene) -> None:
+    lan = forwarding_host(scene)
 
     scene.c1.run("ip route add 192.0.2.0/24 via 10.214.0.50")
     answered = scene.c1.ping("192.0.2.77", count=2)
 
     assert not answered
     assert {kind_of(frame) for frame in lan.frames()}.isdisjoint({"arp", "ipv4"})
+
+
+def test_what_a_host_redirects_by_rules_of_its_own_is_forwarded(scene: Scene) -> None:
+    lan = forwarding_host(scene)
+    run("ip netns exec ann nft add table ip own")
+    chain = "{ type nat hook prerouting priority -100 ; }"
+    run(f"ip netns exec ann nft add chain ip own pre {chain}")
+    run("ip netns exec ann nft add rule ip own pre ip daddr 10.214.0.50 dnat to 192.0.2.77")
+
+    scene.c1.ping("10.214.0.50", count=2)
+
+    assert "arp" in {kind_of(frame) for frame in lan.frames()}
