@@ -34,6 +34,7 @@ PAUSE_SECONDS = 0.03
 SUSPECT_SECONDS = 1.0
 BUFFER_LIMIT = 1024 * 1024
 SNAPSHOT_STEP = 500
+SLICE = 4 * 1024
 CATCH_UP_SECONDS = 60.0
 STREAMS_PER_NODE = 4
 UNANSWERED_MS = 20_000
@@ -61,7 +62,8 @@ class Stream:
             log.warning("stream of node %s dropped: it does not read", self.member.name)
             self._transport.abort()
             return
-        self._transport.write(chunk)
+        for start in range(0, len(chunk), SLICE):
+            self._transport.write(chunk[start : start + SLICE])
 
     def close(self) -> None:
         """Let the handler end the body in good order."""
@@ -142,7 +144,7 @@ class Feed:
                 at = await self._first_lines(response, known)
                 while at < self._sent:
                     at, facts = self._world.revision, self._world.since(at)
-                    await response.write(encoded(self._line(facts)))
+                    await write_out(response, encoded(self._line(facts)))
         except TimeoutError:
             DROPPED.inc()
             log.warning("stream of node %s dropped: it does not read", member.name)
@@ -159,11 +161,11 @@ class Feed:
         """Send a delta from `known` where possible, else a snapshot; return where it ends."""
         if known is not None and self._world.knows(known):
             facts, at = self._world.since(known), self._world.revision
-            await response.write(encoded(self._line(facts, store=self._world.store)))
+            await write_out(response, encoded(self._line(facts, store=self._world.store)))
             return at
         at, lines = self._snapshot_lines()
         for line in lines:
-            await response.write(line)
+            await write_out(response, line)
         return at
 
     def _snapshot_lines(self) -> tuple[int, list[bytes]]:
@@ -231,6 +233,15 @@ class Feed:
             task.cancel()
         for stream in list(self._streams):
             stream.close()
+
+
+async def write_out(response: web.StreamResponse, data: bytes) -> None:
+    """Write as fast as the socket takes it, in slices.
+
+    A TLS connection keeps, for its life, a buffer as large as the largest piece ever written to it.
+    """
+    for start in range(0, len(data), SLICE):
+        await response.write(data[start : start + SLICE])
 
 
 def _end_when_unanswered(transport: asyncio.BaseTransport) -> None:

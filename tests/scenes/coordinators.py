@@ -29,7 +29,7 @@ from meshnet.wire.token import Token, read_token
 START_SECONDS = 30.0
 RUN = (
     "import sys; from pathlib import Path; from meshnet.coordinator.main import run; "
-    "run(Path(sys.argv[1]), Path(sys.argv[2]), 'debug')"
+    "run(Path(sys.argv[1]), Path(sys.argv[2]), 'info')"
 )
 
 
@@ -53,6 +53,11 @@ class Coordinator:
     @property
     def url(self) -> str:
         return self.made.urls[0]
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
