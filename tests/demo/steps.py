@@ -147,10 +147,12 @@ def listen(world: World) -> None:
     link = host.links[0]
     webs = [world.hosts[machine].address4 for machine in ("cloud-a1", "cloud-b1")]
     between = f"host {host.address4} and (host {webs[0]} or host {webs[1]})"
+    attachments = world.nodes[host.name].attachments()
+    interface = next(item.interface for item in attachments if item.name == CLIENT)
     with (
         link.capture() as wire,
         link.capture(between) as tunnel,
-        Capture(client, "eth0") as inside,
+        Capture(client, interface) as inside,
     ):
         for _ in range(3):
             world.type(client, "curl", "-sS", f"http://web.mesh/{world.secret}")

@@ -25,7 +25,16 @@ from typing import Any, TypeVar
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError
-from meshnet.wire.local import Attached, NetworkInfo, PeerInfo, Plan, ServiceInfo, Status, decode
+from meshnet.wire.local import (
+    Attached,
+    AttachmentInfo,
+    NetworkInfo,
+    PeerInfo,
+    Plan,
+    ServiceInfo,
+    Status,
+    decode,
+)
 from tests.lab.hosts import Container, Host
 from tests.lab.place import Daemon, Place
 from tests.lab.topology import Lab
@@ -136,6 +145,9 @@ class Node:
     def services(self) -> list[ServiceInfo]:
         return self.get("/v1/services", list[ServiceInfo])
 
+    def attachments(self) -> list[AttachmentInfo]:
+        return self.get("/v1/attachments", list[AttachmentInfo])
+
     def gateways(self, network: str = "default") -> tuple[str, ...]:
         """Return a network's gateways, where its containers ask for names."""
         listed = self.get("/v1/networks", list[NetworkInfo])
@@ -198,6 +210,11 @@ class Mesh:
         self.nodes[host.name] = node = Node(host)
         node.start()
         return node
+
+    def revoke(self, node: Node) -> None:
+        """Take a node's membership away, as an administrator."""
+        self.nodes.pop(node.name, None)
+        meshnet(self.coordinator.host, "node", "revoke", node.name, "--yes")
 
     def wait_until_whole(self, limit: float = 40) -> None:
         """Wait until every node knows all others and reaches them."""

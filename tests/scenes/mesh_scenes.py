@@ -122,5 +122,6 @@ def dump(host: Host) -> dict[str, list[str]]:
 def _stable(text: str) -> list[str]:
     lines = (re.sub(r"^\d+: ", "", line) for line in text.splitlines())
     lines = (re.sub(r"@if\d+|link-netnsid \d+|\(id: \d+\)", "", line) for line in lines)
+    lines = (re.sub(r"\w+_timer +\S+", "", line) for line in lines)
     lines = (re.sub(r"valid_lft \S+ preferred_lft \S+|expires \d+sec", "", line) for line in lines)
     return sorted(line.rstrip() for line in lines)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import wait_until
-from tests.lab.mesh import Mesh, meshnet
+from tests.lab.mesh import Mesh
 from tests.lab.waiting import seconds_until
 from tests.scenes.mesh_scenes import (
     attached,
@@ -113,8 +113,7 @@ def digests(mesh: Mesh) -> set[str]:
 def test_a_node_joins_and_is_revoked_while_the_others_go_on(mesh: Mesh) -> None:
     late = mesh.join(mesh.coordinator.host)
     mesh.wait_until_whole()
-    del mesh.nodes[late.name]
-    meshnet(mesh.coordinator.host, "node", "revoke", late.name)
+    mesh.revoke(late)
     mesh.wait_until_whole()
     late.meshnet("down", "--purge", "--yes")
 

@@ -34,7 +34,7 @@ def asked(box: Box, address: str) -> str:
 
 def test_two_networks_with_the_same_prefix_do_not_see_each_other(mesh: Mesh) -> None:
     here, there = mesh.nodes["n1"], mesh.nodes["n2"]
-    same = ("--ip", "10.50.0.20")
+    same = ("--ip", "10.50.0.200")
     with (
         attached(here, "red1", "--network", "red", "--ip", "10.50.0.10") as red,
         attached(here, "blue1", "--network", "blue", "--ip", "10.50.0.10") as blue,
@@ -43,9 +43,9 @@ def test_two_networks_with_the_same_prefix_do_not_see_each_other(mesh: Mesh) -> 
     ):
         serve(red_server, "red")
         serve(blue_server, "blue")
-        wait_until(lambda: "red" in asked(red, "10.50.0.20"), 10, "red answers red")
-        wait_until(lambda: "blue" in asked(blue, "10.50.0.20"), 10, "blue answers blue")
-        assert "blue" not in asked(red, "10.50.0.20")
+        wait_until(lambda: "red" in asked(red, "10.50.0.200"), 10, "red answers red")
+        wait_until(lambda: "blue" in asked(blue, "10.50.0.200"), 10, "blue answers blue")
+        assert "blue" not in asked(red, "10.50.0.200")
         assert not can_ping(red.container, blue_server.address6)
 
 

@@ -42,7 +42,8 @@ def ours(node: Node) -> str:
         host.output("ip", "route", "show", "table", "all", "proto", "109"),
         host.output("ip", "-6", "route", "show", "table", "all", "proto", "109"),
         host.output("nft", "list", "table", "inet", "meshnet"),
-        host.output(*SEGMENT, "ip", "-o", "-d", "link"),
+        host.output(*SEGMENT, "ip", "-o", "link"),
+        host.output(*SEGMENT, "ip", "-o", "-d", "link", "show", "dev", "vx0"),
         host.output(*SEGMENT, "ip", "-o", "addr", "show", "dev", "br0"),
         host.output(*SEGMENT, "bridge", "fdb", "show", "brport", "vx0"),
         host.output(*SEGMENT, "ip", "neigh", "show", "nud", "permanent"),
@@ -51,9 +52,10 @@ def ours(node: Node) -> str:
 
 
 def _without_numbers(text: str) -> str:
-    """Drop the numbers of links, which are new for a link that was made anew."""
+    """Drop what is new for a link that was made anew, and what counts by itself."""
     text = re.sub(r"^\d+: ", "", text, flags=re.M)
-    return re.sub(r"@if\d+|link-netnsid \d+|handle \d+|valid_lft \S+|ifindex \d+", "", text)
+    text = re.sub(r"^(p0a\w+.*link/ether )\S+", r"\1random", text, flags=re.M)
+    return re.sub(r"@if\d+|link-netnsid \d+|handle \d+|valid_lft \S+|\w+_timer +\S+", "", text)
 
 
 def _sorted(text: str) -> str:
