@@ -30,6 +30,9 @@ QR, AA, TC, RD = 0x80, 0x04, 0x02, 0x01
 RA, CD = 0x80, 0x10
 DO = 0x8000
 
+OPT_HEAD = b"\0\0\x29"
+"""Owner and type of an OPT record."""
+
 _COUNTS = struct.Struct(">HHHH")
 _OPT = struct.Struct(">BHHBBHH")
 _KIND_CLASS = struct.Struct(">HH")
@@ -117,7 +120,9 @@ def read_query(data: bytes, tcp: bool) -> Query | bytes | None:
     rest = data[end:]
     if others == [0, 0, 0]:
         return query if not rest else _error(data, FORMERR)
-    if others == [0, 0, 1] and is_opt(rest):
+    if others == [0, 0, 1] and rest[:3] == OPT_HEAD:
+        if not is_opt(rest):
+            return _error(data, FORMERR)
         _, _, size, _, version, flags, _ = _OPT.unpack_from(rest)
         query.extend(size, version, flags, tcp)
         return query
@@ -142,7 +147,7 @@ def _question_end(data: bytes) -> int | None:
 
 def is_opt(rest: bytes) -> bool:
     """Say whether `rest` is one OPT record and nothing else."""
-    if len(rest) < 11 or rest[:3] != b"\0\0\x29":
+    if len(rest) < 11 or rest[:3] != OPT_HEAD:
         return False
     return _whole_options(rest[11:], int.from_bytes(rest[9:11], "big"))
 

@@ -1,0 +1,138 @@
+"""Pure. Small meshes for the tests of DNS, and their zones as text, read by dnspython.
+
+The product writes records by hand, so another library has to read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+
+from meshnet.dns.contents import Change, Contents
+from meshnet.dns.lookup import Lookup
+from meshnet.dns.records import tails
+from meshnet.dns.table import Table
+from meshnet.model.keys import IdentityKey
+from meshnet.model.records import Attachment, Instance, ServicePort
+from meshnet.model.statements import Membership, Mesh, Network, StaticRecord
+from meshnet.model.view import Node, Statements, View
+
+FOREVER = 1 << 40
+MESH = Mesh(IPv4Network("10.213.0.0/16"), IPv6Network("fd00::/48"))
+NETWORKS = (
+    Network("default", 1, (IPv4Network("10.214.0.0/16"), IPv6Network("fd00:0:0:1::/64"))),
+    Network("appnet", 2, (IPv4Network("10.1.0.0/24"),)),
+    Network("backend", 3, (IPv4Network("10.1.0.0/24"), IPv6Network("fd00:0:0:3::/64"))),
+)
+HTTP = ServicePort(80)
+
+
+def identity(number: int) -> IdentityKey:
+    return IdentityKey(number.to_bytes(32, "big"))
+
+
+def node_id(number: int) -> str:
+    return identity(number).node_id
+
+
+def membership(number: int, name: str = "") -> Membership:
+    return Membership(
+        node=node_id(number),
+        name=name or f"node{number}",
+        identity=identity(number),
+        address4=IPv4Address(f"10.213.0.{number}"),
+        address6=IPv6Address(f"fd00::{number:x}"),
+        not_after=FOREVER,
+    )
+
+
+def attachment(network: str, name: str, *addresses: str) -> Attachment:
+    found = tuple(ip_address(address) for address in addresses)
+    return Attachment(network, name, found, "0a:00:00:00:00:01")
+
+
+def instance(
+    network: str,
+    service: str,
+    attachment: str,
+    *ports: ServicePort,
+    healthy: bool = True,
+    weight: int = 1,
+    **metadata: str,
+) -> Instance:
+    return Instance(network, service, attachment, ports or (HTTP,), healthy, weight, metadata)
+
+
+def node(number: int, *things: Attachment | Instance, name: str = "") -> Node:
+    """A node with what is attached to it and runs on it."""
+    attachments = [thing for thing in things if isinstance(thing, Attachment)]
+    return Node(
+        membership(number, name),
+        attachments={(one.network, one.name): one for one in attachments},
+        instances=tuple(thing for thing in things if isinstance(thing, Instance)),
+    )
+
+
+def view(
+    *nodes: Node,
+    static: Iterable[StaticRecord] = (),
+    networks: Iterable[Network] = NETWORKS,
+) -> View:
+    statements = Statements(
+        mesh=MESH,
+        memberships={one.id: one.membership for one in nodes},
+        networks={network.name: network for network in networks},
+        static=tuple(static),
+    )
+    return View(statements, {one.id: one for one in sorted(nodes, key=lambda one: one.id)})
+
+
+def network(name: str, vni: int, *prefixes: str) -> Network:
+    return Network(name, vni, tuple(ip_network(prefix) for prefix in prefixes))
+
+
+def lookup_of(table: Table, *, recursion: bool = False, serial: int = 7) -> Lookup:
+    """The table as the DNS process holds it."""
+    change = Change(full=True)
+    change.describe("here", [layer for layer, _ in table.layers], sorted(table.origins))
+    for layer, names in table.layers:
+        for owner, records in names.items():
+            change.put(layer, owner, records)
+    return change.commit(Contents(), serial, recursion).lookup("here")
+
+
+def record_text(owner: bytes, tail: bytes) -> str:
+    """One record as a line: owner, TTL, type, data."""
+    kind = dns.rdatatype.RdataType.make(int.from_bytes(tail[:2], "big"))
+    ttl = int.from_bytes(tail[4:8], "big")
+    data = dns.rdata.from_wire(dns.rdataclass.IN, kind, tail, 10, len(tail) - 10)
+    name = dns.name.from_wire(owner, 0)[0].to_text(omit_final_dot=True)
+    return f"{name} {ttl} {dns.rdatatype.to_text(kind)} {data}"
+
+
+def owner_text(table: Table, text: str) -> list[str] | None:
+    """What an owner has, a line for each record without the owner; None when there is no owner."""
+    owner = dns.name.from_text(text).to_wire()
+    assert owner is not None
+    records = table.get(owner.lower())
+    if records is None:
+        return None
+    return [record_text(owner, tail).split(" ", 1)[1] for _, tail in tails(records)]
+
+
+def zone_text(table: Table, *, reverse: bool = False) -> str:
+    """All names as lines, sorted; names without records with a dash. Reverse names on demand."""
+    owners = {owner for _, layer in table.layers for owner in layer}
+    lines = []
+    for owner in owners:
+        name = dns.name.from_wire(owner, 0)[0].to_text(omit_final_dot=True)
+        if name.endswith(".arpa") != reverse:
+            continue
+        found = [record_text(owner, tail) for _, tail in tails(table.get(owner) or b"")]
+        lines += found or [f"{name} -"]
+    return "\n".join(sorted(lines))
