@@ -6,14 +6,14 @@ The list on disk is the node's intent and outlives the agent. An attachment whos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from meshnet.agent.storage import LocalAttachment, LocalInstance, StateDir
-from meshnet.errors import Conflict, NotFound
+from meshnet.errors import BadInput, Conflict, NotFound
 from meshnet.model.addresses import Address
 from meshnet.model.names import label_from
 from meshnet.model.records import Attachment, Instance, Record, ServicePort
@@ -29,21 +29,36 @@ def boot_id() -> str:
 
 
 def namespace_inode(path: str) -> int:
-    """Return the inode of the network namespace a path leads to; NotFound when it leads nowhere."""
+    """Return the inode of the network namespace of a container that a path leads to.
+
+    NotFound when it leads nowhere, BadInput when to something else or to the host's own namespace.
+    """
+    own = Path("/proc/self/ns/net").stat()
     try:
-        return Path(path).stat().st_ino
+        found = Path(path).stat()
     except OSError as error:
         raise NotFound(
             f"network namespace {path} does not exist: {error.strerror}",
             "Give the path of a namespace, such as /run/netns/NAME, or the pid of a process in it.",
         ) from error
+    if found.st_dev != own.st_dev:
+        raise BadInput(f"{path} is no network namespace", "Give one such as /run/netns/NAME.")
+    if found.st_ino == own.st_ino:
+        raise BadInput(
+            f"{path} is the host's own network namespace",
+            "Attach the host itself with meshnet attach --host.",
+        )
+    return found.st_ino
 
 
 class Attachments:
     """The attachments of this node, by (network, name)."""
 
-    def __init__(self, state: StateDir, boot: str) -> None:
+    def __init__(
+        self, state: StateDir, boot: str, inode_of: Callable[[str], int] = namespace_inode
+    ) -> None:
         self._state = state
+        self._inode_of = inode_of
         self._boot = boot
         self._items: dict[Key, LocalAttachment] = {
             (item.network, item.name): item for item in state.attachments()
@@ -123,8 +138,8 @@ class Attachments:
         if item.boot != self._boot:
             return True
         try:
-            return namespace_inode(item.netns) != item.inode
-        except NotFound:
+            return self._inode_of(item.netns) != item.inode
+        except (NotFound, BadInput):
             return True
 
     def ports(self) -> tuple[LocalPort, ...]:

@@ -12,7 +12,7 @@ import logging
 from ipaddress import ip_address
 from typing import Protocol
 
-from meshnet.agent.attachments import namespace_inode, with_instance, without_instance
+from meshnet.agent.attachments import with_instance, without_instance
 from meshnet.agent.node import MeshNode
 from meshnet.agent.report import service_name
 from meshnet.agent.storage import LocalAttachment, LocalInstance
@@ -67,7 +67,7 @@ class Desk:
             name = self._own_name()
         else:
             netns = _netns_path(request)
-            inode = namespace_inode(netns)
+            inode = self._node.machine.namespace_inode(netns)
             interface = request.interface or self._node.attachments.free_interface(netns)
             name = request.name or self._free_name(network.name, request, netns)
         _check_interface(interface)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshnet import __version__
 from meshnet.agent import api, report
-from meshnet.agent.attachments import boot_id
+from meshnet.agent.attachments import boot_id, namespace_inode
 from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
 from meshnet.agent.names import Names
@@ -59,7 +59,9 @@ class Agent(api.Steward):
         state = StateDir(config.state_dir)
         settings = state.settings()
         self.kernel = LinuxKernel(pick_backend(), TUNNEL)
-        machine = Machine(self.kernel, underlay, find_free_port, boot_id(), MeshSockets())
+        machine = Machine(
+            self.kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets()
+        )
         self.node = MeshNode(state, machine)
         self.client = CoordinatorClient(settings.urls, settings.pins, self.node.identity)
         self.uplink = Uplink(self.node, self.client)

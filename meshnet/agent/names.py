@@ -109,7 +109,7 @@ class Names:
             (HOST, address): None for address in self._own_addresses()
         }
         for name in self._networks():
-            if name in self._node.kernel_state.segments:
+            if name in self._node.built:
                 for prefix in self._node.view.networks[name].prefixes:
                     path = f"/run/netns/{NETNS_PREFIX}{name}"
                     wanted[name, str(gateway(prefix))] = path

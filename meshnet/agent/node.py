@@ -56,6 +56,7 @@ class Machine:
     kernel: Kernel
     underlay: Callable[[], list[UnderlayAddress]]
     find_free_port: Callable[[int], int]
+    namespace_inode: Callable[[str], int]
     boot: str
     sockets: Sockets
     probes_per_second: float = PROBES_PER_SECOND
@@ -70,7 +71,7 @@ class MeshNode:
         self.id = self.identity.public.node_id
         self.state = state
         self.machine = machine
-        self.attachments = Attachments(state, machine.boot)
+        self.attachments = Attachments(state, machine.boot, machine.namespace_inode)
         self.book = Book(self.settings.root, self.identity, state.journal(), time.time)
         self.liveness = Liveness(machine.probes_per_second)
         self.endpoints = Endpoints()
@@ -90,6 +91,7 @@ class MeshNode:
         self.connected = False
         self.listen_port = self.settings.listen_port
         self.kernel_state = Host()
+        self.built: frozenset[str] = frozenset()
         self._underlay = machine.underlay()
         self._entries = Entries()
         self._chosen: dict[str, Endpoint] = {}
@@ -290,6 +292,11 @@ class MeshNode:
         if not self.reconciler.failing and self.me is not None and not self._configured:
             self._configured = True
             self.changed()
+        built = frozenset(self.reconciler.settled.segments)
+        if built != self.built and not self.reconciler.failing:
+            self.built = built
+            for follower in self.followers:
+                follower()
 
     def speak(self) -> None:
         """Say what this node is now, once it can be shaken hands with."""

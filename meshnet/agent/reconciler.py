@@ -82,6 +82,11 @@ class Reconciler:
         self.last = 0.0
         self.failing: list[str] = []
 
+    @property
+    def settled(self) -> Host:
+        """What the last clean pass left; an empty host after one that was not clean."""
+        return self._settled or Host()
+
     def wake(self) -> None:
         """Something may be wanted differently."""
         self._dirty = True

@@ -28,7 +28,7 @@ from meshnet.coordinator.config import SOCKET, Directory
 from meshnet.coordinator.main import Coordinator
 from meshnet.coordinator.setup import initialise
 from meshnet.coordinator.sql import migrate
-from meshnet.errors import MeshnetError
+from meshnet.errors import MeshnetError, NotFound
 from meshnet.linux.underlay import UnderlayAddress
 from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
 from tests.fakes.kernel import FakeKernel
@@ -133,6 +133,7 @@ class World:
             sim.kernel,
             sim.underlay,
             lambda preferred: preferred,
+            _inode,
             "boot",
             SimSockets(self.wires, sim.kernel),
             PROBES_PER_SECOND,
@@ -193,6 +194,14 @@ async def _live(node: MeshNode, uplink: Uplink, client: CoordinatorClient) -> No
     finally:
         with contextlib.suppress(MeshnetError):
             await client.close()
+
+
+def _inode(path: str) -> int:
+    """Files are the namespaces of this world."""
+    try:
+        return Path(path).stat().st_ino
+    except FileNotFoundError as error:
+        raise NotFound(f"namespace {path} is gone") from error
 
 
 def _free_port() -> int:
