@@ -119,6 +119,11 @@ def mesh_prefix6(root_key: bytes) -> IPv6Network:
     return IPv6Network((b"\xfd" + global_id + bytes(10), 48))
 
 
+def node_prefix6(prefix: IPv6Network) -> IPv6Network:
+    """Return subnet 0 of the mesh's /48: where nodes have their addresses."""
+    return IPv6Network((prefix.network_address, 64))
+
+
 def node_address6(prefix: IPv6Network, node_id: str) -> IPv6Address:
     """Return a mesh address in subnet 0 of the /48; the interface id comes from the node id."""
     suffix = hashlib.sha256(b"meshnet node address\0" + node_id.encode()).digest()[:8]

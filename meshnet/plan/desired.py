@@ -17,11 +17,12 @@ from meshnet.model.addresses import (
     Prefix,
     gateway,
     gateway_mac,
+    node_prefix6,
     vtep_mac,
 )
 from meshnet.model.keys import PrivateKey, PublicKey
 from meshnet.model.records import Attachment
-from meshnet.model.statements import Network
+from meshnet.model.statements import Mesh, Network
 from meshnet.model.view import Node, View
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu
@@ -83,8 +84,14 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         routes=prefixes,
         peers=_peers(view, local, entries),
     )
-    guard = Guard(local.tunnel, prefixes, frozenset({VXLAN_PORT}))
+    guard = Guard(local.tunnel, _node_prefixes(mesh), frozenset({VXLAN_PORT}))
     return Host(tunnel, guard, _segments(view, local, me, entries))
+
+
+def _node_prefixes(mesh: Mesh) -> frozenset[Prefix]:
+    """Return where nodes have their addresses. The rest of the ULA belongs to networks, and a host
+    speaks on those by interfaces of its own."""
+    return frozenset({mesh.prefix4, node_prefix6(mesh.prefix6)})
 
 
 def _peers(view: View, local: Local, entries: Entries) -> dict[PublicKey, Peer]:
