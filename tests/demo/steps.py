@@ -69,6 +69,8 @@ def _join(world: World, host: Host) -> None:
 def look(world: World) -> None:
     """The mesh is whole: status and peers."""
     world.mesh.wait_until_whole()
+    for node in world.nodes.values():
+        node.host.resolver(node.address4)
     first = world.nodes["cloud-a1"]
     world.type(first.host, "meshnet", "status")
     world.type(first.host, "meshnet", "peers")
@@ -113,7 +115,6 @@ def ask_names(world: World) -> None:
     answer = world.type(client, *DIG, "SRV", SRV)
     world.expect(answer.count("SRV") == 2, "two instances, found from a container", client)
     node = world.nodes[host.name]
-    host.resolver(node.address4)
     world.screen.note(f"{host.name} asks its own node: nameserver {node.address4}")
     world.type(host, *DIG, "web.mesh")
     answer = world.type(host, *DIG, "SRV", SRV)
