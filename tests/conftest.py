@@ -17,6 +17,8 @@ import pytest
 
 from tests.lab import Lab
 
+pytest_plugins = ["tests.lab.guest"]
+
 TIERS = ("static", "pure", "simulated", "scenes", "kernel", "engines")
 """Directories of tests, from many and fast to few and real."""
 
@@ -65,9 +67,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome, reports in terminalreporter.stats.items():
         for report in reports:
             if outcome in ("passed", "failed", "xfailed", "xpassed"):
-                ran[tier_of(report.nodeid)] += 1
+                ran[tier_of(report)] += 1
             elif outcome == "skipped":
-                skipped[tier_of(report.nodeid)][_reason(report)] += 1
+                skipped[tier_of(report)][_reason(report)] += 1
     terminalreporter.section("tiers")
     for tier in sorted(ran.keys() | skipped.keys(), key=_order):
         terminalreporter.line(f"{tier:10} {ran[tier]:5} ran")
@@ -75,9 +77,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{'':10} {count:5} DID NOT RUN: {reason}", yellow=True)
 
 
-def tier_of(nodeid: str) -> str:
-    """Return the directory below tests/ that a test lies in."""
-    return Path(nodeid.split("::")[0]).parent.name
+def tier_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return `kernel` for a test marked so, else the directory below tests/ that it lies in."""
+    if "kernel" in getattr(report, "keywords", ()):
+        return "kernel"
+    return Path(report.nodeid.split("::")[0]).parent.name
 
 
 def _order(tier: str) -> tuple[int, str]:

@@ -73,7 +73,13 @@ TUNNEL_STATE = Tunnel(
 )
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("real", marks=pytest.mark.root),
+        pytest.param("WireGuard in the kernel", marks=[pytest.mark.root, pytest.mark.kernel]),
+    ]
+)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     if request.param == "fake":
         yield FakeHost()
@@ -81,6 +87,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     needs_root()
     with own_machine():
         real = RealHost()
+        assert request.param == "real" or real.kernel.backend == "kernel"
         try:
             yield real
         finally:

@@ -47,9 +47,13 @@ NO_SECRET = PresharedKey(bytes(32))
 LIMIT_SECONDS = 20.0
 
 
-BACKENDS = ["fake"] + [
-    pytest.param(name, marks=pytest.mark.root)
-    for name in ("wireguard-go", "kernel", "kernel without single removal")
+BACKENDS = [
+    "fake",
+    pytest.param("wireguard-go", marks=pytest.mark.root),
+    *(
+        pytest.param(name, marks=[pytest.mark.root, pytest.mark.kernel])
+        for name in ("kernel", "kernel without single removal")
+    ),
 ]
 
 
