@@ -283,12 +283,15 @@ class MeshNode:
             self._bound = True
 
     def _passed(self, outcome: Outcome) -> None:
-        """Take another port when ours is another's by now; after a clean pass we are ready."""
+        """Take another port when ours is another's by now, and see what became of containers whose
+        ports cannot be set; after a clean pass we are ready."""
         for operation, error in outcome.failed:
             if isinstance(operation, ConfigureTunnel) and is_port_clash(error):
                 self.listen_port = self.machine.find_free_port(self.listen_port + 1)
                 log.warning("UDP port taken by another: using %d", self.listen_port)
                 self.changed()
+        if outcome.failed and self.attachments.vanished():
+            self.changed()
         if not self.reconciler.failing and self.me is not None and not self._configured:
             self._configured = True
             self.changed()
