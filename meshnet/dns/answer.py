@@ -13,8 +13,7 @@ data; opcodes other than QUERY are NOTIMP; EDNS versions over 0 are BADVERS (RFC
 
 from __future__ import annotations
 
-from itertools import cycle
-
+from meshnet.dns.compiled import endless
 from meshnet.dns.lookup import PACKETS_MAX
 from meshnet.dns.query import (
     AA,
@@ -102,7 +101,7 @@ def _keep_packet(key: bytes, frame: list[bytes], compiled: Compiled, lookup: Loo
     if len(lookup.packets) >= PACKETS_MAX:
         lookup.packets.clear()
     before, opt = frame
-    lookup.packets[key] = cycle([before + body + opt for body in compiled.bodies])
+    lookup.packets[key] = endless([before + body + opt for body in compiled.bodies])
 
 
 def _consider(data: bytes, query: Query, lookup: Lookup) -> bytes | Forward:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import socket
 import sys
+from _socket import AF_INET, AF_INET6, MSG_DONTWAIT, SOCK_DGRAM, inet_ntop, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Single:
     def __init__(self) -> None:
         self._last: Sender = ("", 0)
 
-    def serve(self, sock: socket.socket, packets: Packets, odd: Answer) -> tuple[int, int]:
+    def serve(self, sock: socket, packets: Packets, odd: Answer) -> tuple[int, int]:
         """Answer what waits on a socket, a limited number. Return how many there were, and how
         many were known packets. The others go to `odd` with this object and a slot, by which to
         ask for the sender.
@@ -85,7 +85,7 @@ class Single:
         return self._last
 
 
-def _send(sock: socket.socket, reply: bytes, sender: Sender) -> None:
+def _send(sock: socket, reply: bytes, sender: Sender) -> None:
     try:
         sock.sendto(reply, sender)
     except OSError:
@@ -96,14 +96,14 @@ def _send(sock: socket.socket, reply: bytes, sender: Sender) -> None:
 class Batch:
     """Slots for the sockets of one address family."""
 
-    def __init__(self, family: socket.AddressFamily) -> None:
+    def __init__(self, family: int) -> None:
         library = ctypes.CDLL(None, use_errno=True)
         self._receive, self._send = library.recvmmsg, library.sendmmsg
         for call, more in ((self._receive, (ctypes.c_void_p,)), (self._send, ())):
             call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, *more)
         self._family = family
         self._buffer = mmap.mmap(-1, SLOTS * SLOT_SIZE)
-        self._name_size = 16 if family == socket.AF_INET else 28
+        self._name_size = 16 if family == AF_INET else 28
         self._names = mmap.mmap(-1, SLOTS * self._name_size)
         self._slots = range(SLOTS)
         self._starts = [SLOT_SIZE * slot for slot in range(SLOTS)]
@@ -132,10 +132,10 @@ class Batch:
             messages[slot].header.vectors = 1
         return messages, vectors
 
-    def serve(self, sock: socket.socket, packets: Packets, odd: Answer) -> tuple[int, int]:
+    def serve(self, sock: socket, packets: Packets, odd: Answer) -> tuple[int, int]:
         """As `Single.serve`."""
         descriptor = sock.fileno()
-        count: int = self._receive(descriptor, self._received, SLOTS, socket.MSG_DONTWAIT, None)
+        count: int = self._receive(descriptor, self._received, SLOTS, MSG_DONTWAIT, None)
         if count <= 0:
             return 0, 0
         buffer, out = self._buffer, self._out
@@ -165,29 +165,30 @@ class Batch:
         size = ctypes.sizeof(_Message)
         while first < end:
             at = self._sent + first * size
-            sent: int = self._send(descriptor, at, end - first, socket.MSG_DONTWAIT)
+            sent: int = self._send(descriptor, at, end - first, MSG_DONTWAIT)
             first += max(sent, 1)
 
     def sender(self, slot: int) -> Sender:
         """Return who sent the datagram in a slot."""
         raw = self._names[slot * self._name_size : (slot + 1) * self._name_size]
         port = int.from_bytes(raw[2:4], "big")
-        if self._family == socket.AF_INET:
-            return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
+        if self._family == AF_INET:
+            return inet_ntop(AF_INET, raw[4:8]), port
         scope = int.from_bytes(raw[24:28], sys.byteorder)
-        return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port, 0, scope
+        return inet_ntop(AF_INET6, raw[8:24]), port, 0, scope
 
 
-def batch_for(family: socket.AddressFamily) -> Batch | Single:
+def batch_for(family: int) -> Batch | Single:
     """Return what this system can do: many by one call, or one."""
     try:
         batch = Batch(family)
     except (AttributeError, OSError):
         return Single()
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        ctypes.set_errno(0)
-        batch.serve(probe, {}, _nothing)
-        return Single() if ctypes.get_errno() == errno.ENOSYS else batch
+    probe = socket(family, SOCK_DGRAM)
+    ctypes.set_errno(0)
+    batch.serve(probe, {}, _nothing)
+    probe.close()
+    return Single() if ctypes.get_errno() == errno.ENOSYS else batch
 
 
 def _nothing(data: bytes, batch: Batch | Single, slot: int) -> bytes | None:

@@ -8,39 +8,33 @@ serve whatever case the question was asked in:
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, repeat
 
-from meshnet.dns.query import AA, TC
+from meshnet.dns.query import AA, TC, UDP_MIN, edns
+from meshnet.dns.records import NAME_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from meshnet.dns.query import Query
 
 ROTATIONS_MAX = 16
 """So many are kept ready; answers with more records are turned when they are asked for."""
 
+ALWAYS_FITS = UDP_MIN - 12 - (NAME_MAX + 4) - len(edns(False))
+"""Bytes of records for which there is room behind every question."""
+
 
 class Compiled:
     """The answer to one question.
 
     `turn` yields the records, turned, without end. `bodies` are all its turns, or empty when they
-    are too many to keep. `heads` are flags and counts by those of the query, filled as they come.
+    are too many to keep. `heads` are flags and counts by those of the query, filled as they come;
+    answers of equal code and counts share them.
     """
 
-    __slots__ = (
-        "_at",
-        "_turning",
-        "additional",
-        "authority",
-        "bodies",
-        "fixed",
-        "heads",
-        "rcode",
-        "size",
-        "turn",
-    )
+    __slots__ = ("_parts", "bodies", "counts", "heads", "rcode", "size", "turn")
 
     def __init__(
         self,
@@ -50,22 +44,16 @@ class Compiled:
         authority: list[bytes],
         additional: list[bytes],
     ) -> None:
-        self.rcode = rcode
-        self.fixed = fixed
-        self.authority = authority
-        self.additional = additional
-        self.heads: dict[bytes, bytes] = {}
-        self._turning = turning
-        self._at = 0
-        self.size = sum(map(len, fixed + turning + authority + additional))
+        parts = _Parts(fixed, turning, authority, additional)
         few = max(len(turning), 1) if len(turning) <= ROTATIONS_MAX else 0
-        self.bodies = tuple(self._body() for _ in range(few))
-        self.turn: Iterator[bytes] = cycle(self.bodies) if few else iter(self._body, None)
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """The records in the sections answer, authority and additional."""
-        return len(self.fixed) + len(self._turning), len(self.authority), len(self.additional)
+        self.rcode = rcode
+        self.counts = (len(fixed) + len(turning), len(authority), len(additional))
+        self.heads: dict[bytes, bytes] = {}
+        self.bodies = tuple(parts.body() for _ in range(few))
+        self.turn = endless(self.bodies) if few else iter(parts.body, None)
+        self.size = sum(map(len, fixed + turning + authority + additional))
+        # An answer that always fits needs its parts no more.
+        self._parts = parts if self.size > ALWAYS_FITS else None
 
     def reply(self, query: Query, recursion: bool) -> bytes:
         """Return the answer to `query`, as much of it as there is room for.
@@ -73,24 +61,48 @@ class Compiled:
         Addresses that nobody asked for go first, silently; when records of the answer have to go,
         TC says so (RFC 2181, section 9). What fits is sent still, for clients that cannot do TCP.
         """
-        if self.size <= query.room:
+        if self._parts is None or self.size <= query.room:
             return _frame(self, query, next(self.turn), self.counts, 0, recursion)
-        answers = self._answers()
-        needed = b"".join(answers + self.authority)
+        answers, authority = self._parts.answers(), self._parts.authority
+        needed = b"".join(answers + authority)
         if len(needed) <= query.room:
-            counts = (len(answers), len(self.authority), 0)
-            return _frame(self, query, needed, counts, 0, recursion)
+            return _frame(self, query, needed, (*self.counts[:2], 0), 0, recursion)
         fitting = _fitting(answers, query.room)
         return _frame(self, query, b"".join(fitting), (len(fitting), 0, 0), TC, recursion)
 
-    def _answers(self) -> list[bytes]:
+
+class _Parts:
+    """The records of an answer, and how far they are turned."""
+
+    __slots__ = ("_additional", "_at", "_fixed", "_turning", "authority")
+
+    def __init__(
+        self,
+        fixed: list[bytes],
+        turning: list[bytes],
+        authority: list[bytes],
+        additional: list[bytes],
+    ) -> None:
+        self._fixed = fixed
+        self._turning = turning
+        self._additional = additional
+        self._at = 0
+        self.authority = authority
+
+    def answers(self) -> list[bytes]:
         """Return the answer section, turned by one more than the last time."""
         at = self._at
         self._at = (at + 1) % max(len(self._turning), 1)
-        return self.fixed + self._turning[at:] + self._turning[:at]
+        return self._fixed + self._turning[at:] + self._turning[:at]
 
-    def _body(self) -> bytes:
-        return b"".join(self._answers() + self.authority + self.additional)
+    def body(self) -> bytes:
+        """Return all sections, turned by one more than the last time."""
+        return b"".join(self.answers() + self.authority + self._additional)
+
+
+def endless(bodies: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the bodies in turn, for ever."""
+    return cycle(bodies) if len(bodies) > 1 else repeat(bodies[0])
 
 
 def _frame(

@@ -70,12 +70,15 @@ def unpack(message: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def put_messages(layer: str, names: Mapping[bytes, bytes | None]) -> Iterator[bytes]:
-    """Yield the messages that set these names of a layer; None takes a name away."""
+    """Yield the messages that set these names of a layer; None takes a name away.
+
+    They are ordered by what the names have, so that the other side can keep equal records once.
+    """
     batch: list[bytes] = []
     room = _ROOM
-    for owner, records in sorted(names.items()):
-        if records is None:
-            continue
+    for records, owner in sorted(
+        (records, owner) for owner, records in names.items() if records is not None
+    ):
         first, *more = _pieces(records)
         cost = len(owner) + len(first) + 2 * _LENGTH.size
         if cost > room:

@@ -13,7 +13,7 @@ with its own flight and ends with it: there is no loop.
 from __future__ import annotations
 
 import os
-import socket
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, socket
 
 from meshnet.dns.cache import Cache
 from meshnet.dns.poller import READ, WRITE, Poller
@@ -124,7 +124,7 @@ class Flight:
         self._query = query
         self._extended = True
         self._attempts = 0
-        self._sock: socket.socket | None = None
+        self._sock: socket | None = None
         self._number = b""
         self._arrived = bytearray()
         self._untried = list(owner.upstreams)
@@ -157,10 +157,10 @@ class Flight:
     def _open(self) -> None:
         self._number = os.urandom(2)
         self._arrived.clear()
-        family = socket.AF_INET6 if ":" in self._upstream[0] else socket.AF_INET
-        kind = socket.SOCK_STREAM if self.tcp else socket.SOCK_DGRAM
+        family = AF_INET6 if ":" in self._upstream[0] else AF_INET
+        kind = SOCK_STREAM if self.tcp else SOCK_DGRAM
         try:
-            sock = self._sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+            sock = self._sock = socket(family, kind | SOCK_NONBLOCK)
             sock.connect_ex(self._upstream)
             if not self.tcp:
                 sock.send(upstream_query(self._number, self._query, self._extended))
@@ -182,12 +182,12 @@ class Flight:
         except OSError:
             self.next_attempt()
 
-    def _send_framed(self, sock: socket.socket) -> None:
+    def _send_framed(self, sock: socket) -> None:
         message = upstream_query(self._number, self._query, self._extended)
         sock.send(len(message).to_bytes(2, "big") + message)
         self._owner.poller.change(sock.fileno(), READ)
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, sock: socket) -> None:
         data = sock.recv(DATAGRAM_MAX)
         if not self.tcp:
             self._consider(data)

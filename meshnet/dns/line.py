@@ -45,9 +45,11 @@ class Taken:
 
 
 class Line:
-    """A connection that was made. To be used in one event loop."""
+    """A connection that was made, in the running event loop. `pid` is the process there."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, path: Path, sock: socket.socket) -> None:
+        self.path = path
+        self.pid = _peer(sock)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
@@ -62,12 +64,7 @@ class Line:
         if sock is None:
             return None
         sock.setblocking(False)
-        return cls(sock)
-
-    @property
-    def pid(self) -> int:
-        """The process at the other end, as the kernel says."""
-        return _peer(self._sock)
+        return cls(path, sock)
 
     async def request(
         self, operation: bytes, *fields: bytes | str | int, descriptors: Sequence[int] = ()
@@ -197,15 +194,18 @@ async def start(path: Path) -> tuple[Line, subprocess.Popen[bytes]]:
 
 async def end(line: Line) -> None:
     """End the process at the other end: ask first, then do not ask."""
-    pid = line.pid
-    with contextlib.suppress(Refused, Unavailable):
+    with contextlib.suppress(Refused, Unavailable, TimeoutError):
         await line.request(control.STOP)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                await line.lost.wait()
-    if not line.lost.is_set():
-        _kill(pid)
-        await line.lost.wait()
+        async with asyncio.timeout(END_SECONDS):
+            await line.lost.wait()
+            return
+    _kill(line.pid)
+    line.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            while (sock := _connect(line.path)) is not None:
+                sock.close()
+                await asyncio.sleep(LOOK_SECONDS)
 
 
 def stop_server(path: Path) -> list[str]:

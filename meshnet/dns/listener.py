@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from _socket import socket
 
 from meshnet.dns.answer import Forward, answer
 from meshnet.dns.batch import SLOTS, batch_for
@@ -39,7 +39,7 @@ class Counts:
 class Listener:
     """One UDP or TCP socket. `netns` tells sockets of equal address in two namespaces apart."""
 
-    def __init__(self, key: tuple[str, str, str, int], netns: str, sock: socket.socket) -> None:
+    def __init__(self, key: tuple[str, str, str, int], netns: str, sock: socket) -> None:
         self.context, self.transport, self.address, self.port = self.key = key
         self.netns = netns
         self.sock = sock
@@ -56,11 +56,11 @@ class Answerer:
     def __init__(self, forwarder: Forwarder, batches: Batches) -> None:
         self._forwarder = forwarder
         self._batches = batches
-        self._sock: socket.socket | None = None
+        self._sock: socket | None = None
         self.lookup = Lookup()
         self.counts = Counts()
 
-    def serve(self, sock: socket.socket) -> None:
+    def serve(self, sock: socket) -> None:
         """Answer the datagrams that wait."""
         if sock.family not in self._batches:
             self._batches[sock.family] = batch_for(sock.family)

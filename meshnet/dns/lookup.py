@@ -56,6 +56,7 @@ class Lookup:
     """What one context answers. Without `origins` there is no zone yet, and nothing is answered."""
 
     __slots__ = (
+        "_heads",
         "_users",
         "_volatile",
         "layers",
@@ -77,6 +78,7 @@ class Lookup:
         self.questions: dict[bytes, Compiled] = {}
         self._users: dict[bytes, list[bytes]] = {}
         self._volatile: list[bytes] = []
+        self._heads: dict[tuple[int, ...], dict[bytes, bytes]] = {}
 
     def find(self, owner: bytes) -> bytes | None:
         """Return the records of an owner, or None."""
@@ -128,6 +130,7 @@ class Lookup:
             self._volatile.append(question)
         for owner in used:
             self._users.setdefault(owner, []).append(question)
+        compiled.heads = self._heads.setdefault((compiled.rcode, *compiled.counts), {})
         self.questions[question] = compiled
 
     def changed(self, owners: Iterable[bytes]) -> None:
@@ -143,8 +146,8 @@ class Lookup:
         if self.recursion != recursion:
             self.recursion = recursion
             self.packets.clear()
-            for compiled in self.questions.values():
-                compiled.heads.clear()
+            for heads in self._heads.values():
+                heads.clear()
 
     def _forget_volatile(self) -> None:
         for question in self._volatile:

@@ -7,10 +7,12 @@ has to expect that there is nothing to do.
 from __future__ import annotations
 
 import select
+from _socket import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 EVENTS_MAX = 64
@@ -44,3 +46,11 @@ class Poller:
 
     def close(self) -> None:
         self._epoll.close()
+
+
+def accept(listener: socket) -> tuple[socket, Any]:
+    """Return one waiting connection, not blocking, and its address; raise OSError for none."""
+    descriptor, sender = listener._accept()  # type: ignore[attr-defined]  # known since Python 3.4
+    sock = socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock, sender

@@ -2,20 +2,24 @@
 
 It knows what the agent sent it and nothing else, and goes on answering when the agent is gone. It
 opens no listener itself: sockets come from the agent, which may have opened them in the namespace
-of a network. Its memory is small because it imports little: no asyncio, no model, no JSON.
+of a network.
+
+Its memory is small because it imports little: no asyncio, no model, no JSON, and of sockets the
+type itself, which lives in `_socket`. What `socket` adds to it, names for constants above all,
+would be a tenth of the process.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import socket
 import time
+from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_SEQPACKET, socket
 
 from meshnet.dns.contents import Contents
 from meshnet.dns.forward import Forwarder
 from meshnet.dns.listener import Answerer, Listener
-from meshnet.dns.poller import READ, Poller
+from meshnet.dns.poller import READ, Poller, accept
 from meshnet.dns.session import Session
 from meshnet.dns.tcp import Desk
 from meshnet.errors import Conflict
@@ -66,7 +70,7 @@ class Server:
             if now - swept >= SWEEP_SECONDS:
                 swept = now
                 self._desk.sweep()
-        os.unlink(self._path)  # noqa: PTH108 - pathlib would be a tenth of the process
+        os.unlink(self._path)  # noqa: PTH108 - pathlib would be as much again
         self._control.close()
 
     def stop(self) -> None:
@@ -75,7 +79,7 @@ class Server:
     def _accept_session(self, events: int) -> None:
         del events
         try:
-            sock, _ = self._control.accept()
+            sock, _ = accept(self._control)
         except OSError:
             return
         Session(self, sock)
@@ -150,12 +154,14 @@ class Server:
         yield f"serial {self._serial}"
 
 
-def _control_socket(path: str) -> socket.socket:
+def _control_socket(path: str) -> socket:
     """Return the listening control socket; raise Conflict when another process serves there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        if probe.connect_ex(path) == 0:
-            raise Conflict(f"a DNS process serves {path} already")
+    sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK)
+    probe = socket(AF_UNIX, SOCK_SEQPACKET)
+    served = probe.connect_ex(path) == 0
+    probe.close()
+    if served:
+        raise Conflict(f"a DNS process serves {path} already")
     if os.path.exists(path):  # noqa: PTH110 - as above
         os.unlink(path)  # noqa: PTH108 - as above
     before = os.umask(0o177)

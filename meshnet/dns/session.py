@@ -6,10 +6,9 @@ begun and not committed ends with it.
 
 from __future__ import annotations
 
-import array
 import os
-import socket
 import struct
+from _socket import CMSG_SPACE, SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 
 from meshnet import __version__
 from meshnet.dns import control
@@ -36,7 +35,7 @@ _CREDENTIALS = struct.Struct("3i")
 class Session:
     """The agent at the other end, or whoever asks for figures."""
 
-    def __init__(self, server: Server, sock: socket.socket) -> None:
+    def __init__(self, server: Server, sock: socket) -> None:
         self._server = server
         self._sock = sock
         self._change: Change | None = None
@@ -56,18 +55,17 @@ class Session:
             control.TAKE: self._take,
             control.STOP: self._stop,
         }
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        raw = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(raw)[1] not in (0, os.getuid()):
             sock.close()
             return
-        sock.setblocking(False)
         server.poller.add(sock.fileno(), READ, self._ready)
 
     def _ready(self, events: int) -> None:
         """Take one message, so that queries are answered between two of them."""
         del events
         try:
-            space = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
+            space = CMSG_SPACE(4 * DESCRIPTORS_MAX)
             message, ancillary, _, _ = self._sock.recvmsg(control.MESSAGE_MAX, space)
         except BlockingIOError:
             return
@@ -92,7 +90,7 @@ class Session:
             reply = control.pack(control.DONE, *said)
         except (MeshnetError, ValueError, IndexError, OSError) as error:
             reply = control.pack(control.FAILED, str(error))
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))]
+        ancillary = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(given)}i", *given))]
         try:
             self._sock.sendmsg([reply], ancillary if given else [])
         except OSError:
@@ -134,8 +132,11 @@ class Session:
     def _put(self, fields: Fields, descriptors: list[int]) -> Reply:
         del descriptors
         layer, change = fields[0].decode(), self._staged()
+        known = b""
         for owner, records in control.pairs(fields[1:]):
-            change.put(layer, owner, records)
+            # Of equal records, which come one after the other, one copy is enough.
+            known = known if records == known else records
+            change.put(layer, owner, known)
         return [], []
 
     def _append(self, fields: Fields, descriptors: list[int]) -> Reply:
@@ -161,7 +162,7 @@ class Session:
         context, transport, address, port, netns = (field.decode() for field in fields)
         if transport not in ("udp", "tcp") or not descriptors:
             raise BadInput("a listener needs udp or tcp, and a socket")
-        sock = socket.socket(fileno=os.dup(descriptors[0]))
+        sock = socket(fileno=os.dup(descriptors[0]))
         sock.setblocking(False)
         key = (context, transport, address, int(port))
         self._server.listen(Listener(key, netns, sock))
@@ -199,8 +200,8 @@ class Session:
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     """Return the descriptors that came with a message."""
-    found = array.array("i")
+    found: list[int] = []
     for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return list(found)
+        if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+            found += struct.unpack_from(f"{len(data) // 4}i", data)
+    return found

@@ -7,9 +7,9 @@ connections, the one that was idle longest goes.
 
 from __future__ import annotations
 
-import socket
+from _socket import IPPROTO_TCP, TCP_NODELAY, socket
 
-from meshnet.dns.poller import READ, WRITE, Poller
+from meshnet.dns.poller import READ, WRITE, Poller, accept
 from meshnet.dns.query import QUERY_MAX
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX = 128
 PER_CLIENT_MAX = 32
 IDLE_SECONDS = 10.0
-WAITING_MAX = 1 << 18
+WAITING_MAX = 1 << 16
 """Most bytes that wait to be sent before nothing more is read."""
 
 
@@ -31,7 +31,7 @@ class Connection:
     def __init__(
         self,
         desk: Desk,
-        sock: socket.socket,
+        sock: socket,
         client: str,
         answer: Callable[[bytes, Connection], None],
     ) -> None:
@@ -40,7 +40,7 @@ class Connection:
         self._answer = answer
         self._arrived = bytearray()
         self._waiting = bytearray()
-        self._writing = False
+        self._events = READ
         self.client = client
         self.used = desk.now
         desk.poller.add(sock.fileno(), READ, self._ready)
@@ -48,6 +48,7 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & WRITE:
             self._write()
+            self._take()
         if events & ~WRITE and not self.closed:
             self._read()
 
@@ -71,7 +72,7 @@ class Connection:
 
     def _take(self) -> None:
         """Answer the whole queries that have arrived, unless the client is slow to read."""
-        while len(self._arrived) >= 2 and not self.closed and len(self._waiting) < WAITING_MAX:
+        while len(self._arrived) >= 2 and not self._slow and not self.closed:
             end = 2 + int.from_bytes(self._arrived[:2], "big")
             if end > 2 + QUERY_MAX:
                 self.close()
@@ -81,32 +82,37 @@ class Connection:
             del self._arrived[:end]
             self._answer(query, self)
 
+    @property
+    def _slow(self) -> bool:
+        return len(self._waiting) >= WAITING_MAX
+
     def send(self, reply: bytes) -> None:
         """Send a reply; when the connection is gone, it is lost."""
         if self.closed:
             return
         self._waiting += len(reply).to_bytes(2, "big") + reply
-        self._write()
+        if self._events & WRITE:
+            self._wait()
+        else:
+            self._write()
 
     def _write(self) -> None:
         try:
-            sent = self._sock.send(self._waiting)
+            del self._waiting[: self._sock.send(self._waiting)]
             self.used = self._desk.now
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError:
             self.close()
             return
-        del self._waiting[:sent]
         self._wait()
 
     def _wait(self) -> None:
-        """Wait for what can go on: sending first, and reading while the client reads as well."""
-        writing = bool(self._waiting)
-        if writing != self._writing:
-            self._writing = writing
-            full = len(self._waiting) >= WAITING_MAX
-            self._desk.poller.change(self._sock.fileno(), WRITE if full else READ | WRITE * writing)
+        """Wait for what can go on. A client that does not read is not read from either."""
+        events = (0 if self._slow else READ) | (WRITE if self._waiting else 0)
+        if events != self._events:
+            self._events = events
+            self._desk.poller.change(self._sock.fileno(), events)
 
     def close(self) -> None:
         if not self.closed:
@@ -126,10 +132,10 @@ class Desk:
     def __len__(self) -> int:
         return len(self._open)
 
-    def accept(self, listener: socket.socket, answer: Answer) -> None:
+    def accept(self, listener: socket, answer: Answer) -> None:
         """Take one waiting connection of a listener."""
         try:
-            sock, sender = listener.accept()
+            sock, sender = accept(listener)
         except OSError:
             return
         client = sender[0]
@@ -138,8 +144,7 @@ class Desk:
             return
         if len(self._open) >= CONNECTIONS_MAX:
             min(self._open, key=_used).close()
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._open[Connection(self, sock, client, answer)] = None
 
     def gone(self, connection: Connection) -> None:
