@@ -57,6 +57,7 @@ class Lookup:
 
     __slots__ = (
         "_heads",
+        "_kinds",
         "_users",
         "_volatile",
         "layers",
@@ -76,6 +77,7 @@ class Lookup:
         self.serial = 1
         self.packets: dict[bytes, Iterator[bytes]] = {}
         self.questions: dict[bytes, Compiled] = {}
+        self._kinds: set[bytes] = set()
         self._users: dict[bytes, list[bytes]] = {}
         self._volatile: list[bytes] = []
         self._heads: dict[tuple[int, ...], dict[bytes, bytes]] = {}
@@ -122,14 +124,20 @@ class Lookup:
         return None
 
     def remember(self, question: bytes, compiled: Compiled, used: Iterable[bytes]) -> None:
-        """Keep an answer until one of the names it used changes; without names, until any does."""
+        """Keep an answer until one of the names it used changes; without names, until any does.
+
+        One that used only the name in the question is found again by it, and by its type.
+        """
         used = list(used)
         if not used:
             if len(self._volatile) >= VOLATILE_MAX:
                 self._forget_volatile()
             self._volatile.append(question)
-        for owner in used:
-            self._users.setdefault(owner, []).append(question)
+        elif used == [question[:-4]]:
+            self._kinds.add(question[-4:])
+        else:
+            for owner in used:
+                self._users.setdefault(owner, []).append(question)
         compiled.heads = self._heads.setdefault((compiled.rcode, *compiled.counts), {})
         self.questions[question] = compiled
 
@@ -138,6 +146,8 @@ class Lookup:
         self.packets.clear()
         self._forget_volatile()
         for owner in owners:
+            for kind in self._kinds:
+                self.questions.pop(owner + kind, None)
             for question in self._users.pop(owner, ()):
                 self.questions.pop(question, None)
 

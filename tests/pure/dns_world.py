@@ -45,7 +45,7 @@ def membership(number: int, name: str = "") -> Membership:
         node=node_id(number),
         name=name or f"node{number}",
         identity=identity(number),
-        address4=IPv4Address(f"10.213.0.{number}"),
+        address4=IPv4Address("10.213.0.0") + number,
         address6=IPv6Address(f"fd00::{number:x}"),
         not_after=FOREVER,
     )

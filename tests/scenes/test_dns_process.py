@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import dns.asyncquery
@@ -439,14 +440,37 @@ async def test_a_process_of_another_version_is_replaced_and_nothing_is_lost(
     assert await asyncio.to_thread(client.finish) == 0
 
 
-async def test_a_thousand_services_fit_into_twelve_megabytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def peers(count: int) -> list[Node]:
+    return [node(number) for number in range(1, count + 1)]
+
+
+def services(count: int) -> list[Node]:
+    """So many services with three instances each, a hundred instances on a node."""
+    return [node(number, *instances_of(number, count)) for number in range(3 * count // 100)]
+
+
+def instances_of(number: int, services: int) -> Iterator[Attachment | Instance]:
+    for at in range(number * 100, number * 100 + 100):
+        address = ip_address("10.214.0.2") + at
+        yield attachment("default", f"c{at}", str(address))
+        yield instance("default", f"s{at % services}", f"c{at}")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "limit"),
+    [
+        (peers(1000), [f"node{number}.mesh" for number in range(1, 101)], 12_000),
+        (services(1000), [f"s{number}.mesh" for number in range(1000)], 17_000),
+    ],
+    ids=["a thousand peers", "a thousand services of three instances"],
+)
+async def test_it_is_small_with(
+    nodes: list[Node], asked: list[str], limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured as installed, with byte code: compiling at the start costs a megabyte for good."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "pyc"))
     path = tmp_path / "dns.sock"
-    nodes = [node(number, *hundred_instances(number)) for number in range(30)]
     tables = Zones(nodes[0].id).update(view(*nodes), [one.id for one in nodes], ())
     for _ in range(2):
         feed = DnsFeed(path)
@@ -454,22 +478,15 @@ async def test_a_thousand_services_fit_into_twelve_megabytes(
         await feed.publish(tables)
         port = free_port()
         await feed.listen(HOST, HERE, port)
-        for number in range(1000):
-            query = dns.message.make_query(f"s{number}.mesh", "A")
+        for name in asked:
+            query = dns.message.make_query(name, "A")
             reply = await dns.asyncquery.udp(query, HERE, port=port, timeout=2)
-            assert len(list(reply.answer[0])) == 3
+            assert len(reply.answer[0]) in (1, 3)
         assert feed.pid is not None
         used = memory(feed.pid)
-        print(f"resident: {used} kB")
+        print(f"resident: {used} kB with {(await feed.stats())['names']} names")
         await feed.stop()
-    assert used <= 14_000
-
-
-def hundred_instances(number: int) -> Iterator[Attachment | Instance]:
-    for at in range(100):
-        name = f"c{number}-{at}"
-        yield attachment("default", name, f"10.214.{number}.{at}")
-        yield instance("default", f"s{(number * 100 + at) % 1000}", name)
+    assert used <= limit
 
 
 class Upstream:
