@@ -66,6 +66,7 @@ class Api:
             ("GET", "/v1/dns", self.dns),
             ("POST", "/v1/attach", self.attach),
             ("POST", "/v1/detach", self.detach),
+            ("POST", "/v1/check", self.check),
             ("POST", "/v1/services", self.add_service),
             ("DELETE", "/v1/services/{network}/{service}", self.remove_service),
             ("POST", "/v1/networks", self.create_network),
@@ -108,8 +109,13 @@ class Api:
 
     async def detach(self, request: web.Request) -> local.Done:
         body = await _body(request, local.DetachRequest)
-        await self._desk.detach(body.network, body.name)
-        return local.Done(message=f"detached {body.name} from network {body.network}")
+        item = self._desk.find(body)
+        await self._desk.detach(item.network, item.name)
+        return local.Done(message=f"detached {item.name} from network {item.network}")
+
+    async def check(self, request: web.Request) -> local.Attached:
+        body = await _body(request, local.CheckRequest)
+        return await self._desk.check(body.owner)
 
     async def add_service(self, request: web.Request) -> local.Done:
         body = await _body(request, local.ServiceRequest)

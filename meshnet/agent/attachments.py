@@ -77,6 +77,13 @@ class Attachments:
                 "See meshnet attachments.",
             ) from None
 
+    def owned(self, owner: str) -> LocalAttachment:
+        """Return the attachment of an owner; NotFound when there is none."""
+        for item in self._items.values():
+            if owner and item.owner == owner:
+                return item
+        raise NotFound(f"this node has no attachment of {owner}", "See meshnet attachments.")
+
     def put(self, item: LocalAttachment) -> None:
         """Add or replace one; it is on disk when this returns."""
         self._save({**self._items, (item.network, item.name): item})
@@ -129,6 +136,16 @@ class Attachments:
         for item in self._items.values():
             if item.netns == netns and not item.host and item.interface == interface:
                 raise Conflict(f"interface {interface} in {netns} belongs to {item.name} already")
+
+    def check_owner(self, owner: str) -> None:
+        """Raise Conflict when the owner has an attachment; one whose namespace is gone goes."""
+        try:
+            item = self.owned(owner)
+        except NotFound:
+            return
+        if not self._is_gone(item):
+            raise Conflict(f"{owner} is attached already, as {item.name} on {item.network}")
+        self.remove(item.network, item.name)
 
     def vanished(self) -> list[LocalAttachment]:
         """Return the attachments whose namespace is gone."""

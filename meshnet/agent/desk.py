@@ -24,7 +24,13 @@ from meshnet.model.statements import Lease, Network
 from meshnet.plan.allocate import check_fixed, exhausted, is_nearly_full, next_free
 from meshnet.plan.desired import host_interface, on_link
 from meshnet.plan.operations import BuildSegment, SetPort
-from meshnet.wire.local import Attached, AttachRequest, PortSpec, ServiceRequest
+from meshnet.wire.local import (
+    Attached,
+    AttachRequest,
+    DetachRequest,
+    PortSpec,
+    ServiceRequest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +67,8 @@ class Desk:
 
     async def _new_item(self, request: AttachRequest) -> LocalAttachment:
         network = self.network(request.network)
-        instances = (self._instance(request.service, request),) if request.service else ()
+        instances = self._instances(request)
+        self._node.attachments.check_owner(request.owner)
         if request.host:
             netns, inode, interface = "", 0, host_interface(network.name)
             name = self._own_name()
@@ -85,6 +92,7 @@ class Desk:
             boot=self._node.machine.boot,
             host=request.host,
             instances=instances,
+            owner=request.owner,
         )
 
     def _own_name(self) -> str:
@@ -93,6 +101,8 @@ class Desk:
         return self._node.me.name
 
     def _free_name(self, network: str, request: AttachRequest, netns: str) -> str:
+        if request.basis:
+            return self._node.attachments.free_name(network, request.basis)
         base = request.service or netns.rsplit("/", 1)[-1]
         base = f"c{request.pid}" if request.pid and not request.service else base
         return self._node.attachments.free_name(network, f"{base}-{self._own_name()}")
@@ -153,9 +163,8 @@ class Desk:
         self._node.speak()
         self._node.changed()
         outcome = await self._node.reconciler.soon()
-        veth = "p" + item.mac.replace(":", "")
         for operation, error in outcome.failed:
-            if isinstance(operation, SetPort) and operation.name == veth:
+            if isinstance(operation, SetPort) and operation.name == _veth(item):
                 raise error
             if isinstance(operation, BuildSegment) and operation.network == item.network:
                 raise error
@@ -167,6 +176,20 @@ class Desk:
             return
         self._node.speak()
         self._node.changed()
+
+    def find(self, request: DetachRequest) -> LocalAttachment:
+        """Return the attachment that is to be detached; NotFound when there is none."""
+        if request.owner:
+            return self._node.attachments.owned(request.owner)
+        return self._node.attachments.get(request.network, request.name)
+
+    async def check(self, owner: str) -> Attached:
+        """Return what an owner's attachment was given; Conflict when the kernel differs."""
+        item = self._node.attachments.owned(owner)
+        for operation in await self._node.reconciler.preview():
+            if isinstance(operation, SetPort) and operation.name == _veth(item):
+                raise Conflict(f"attachment {item.name} is not as it should be: {operation}")
+        return self.describe(item)
 
     async def detach(self, network: str, name: str) -> None:
         """Take an attachment away: first its facts, then its interface."""
@@ -198,6 +221,12 @@ class Desk:
         self._node.changed()
         return changed
 
+    def _instances(self, request: AttachRequest) -> tuple[LocalInstance, ...]:
+        asked = [self._instance(request.service, request)] if request.service else []
+        for alias in request.aliases:
+            asked.append(self._instance(alias, ServiceRequest(service=alias)))
+        return tuple({instance.service: instance for instance in reversed(asked)}.values())
+
     def _instance(self, service: str, request: AttachRequest | ServiceRequest) -> LocalInstance:
         view = self._node.view
         taken = "node" if view.named(service) else "network" if service in view.networks else ""
@@ -227,6 +256,10 @@ class Desk:
             routes=tuple(str(prefix) for prefix in network.prefixes),
             names=(f"{item.name}{middle}.{ZONE}", *services),
         )
+
+
+def _veth(item: LocalAttachment) -> str:
+    return "p" + item.mac.replace(":", "")
 
 
 def _netns_path(request: AttachRequest) -> str:

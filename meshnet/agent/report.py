@@ -179,6 +179,7 @@ def attachments(here: Collection[LocalAttachment]) -> list[AttachmentInfo]:
             netns=item.netns,
             host=item.host,
             services=tuple(instance.service for instance in item.instances),
+            owner=item.owner,
         )
         for item in here
     ]

@@ -67,7 +67,10 @@ class LocalInstance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalAttachment(msgspec.Struct, frozen=True, kw_only=True):
-    """An attachment of this node. `boot` tells whether `inode` still means the same namespace."""
+    """An attachment of this node. `boot` tells whether `inode` still means the same namespace.
+
+    `owner` is the key of whoever made it, such as a container engine; no two have the same.
+    """
 
     network: str
     name: str
@@ -79,6 +82,7 @@ class LocalAttachment(msgspec.Struct, frozen=True, kw_only=True):
     boot: str = ""
     host: bool = False
     instances: tuple[LocalInstance, ...] = ()
+    owner: str = ""
 
 
 class StateDir:

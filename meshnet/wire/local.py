@@ -14,6 +14,7 @@ fields are ignored, so an older command line reads a newer agent.
     GET     /v1/dns?name=NAME&type=TYPE         –                   DnsAnswer
     POST    /v1/attach                          AttachRequest       Attached
     POST    /v1/detach                          DetachRequest       Done
+    POST    /v1/check                           CheckRequest        Attached   (nothing is changed)
     POST    /v1/services                        ServiceRequest      Done
     DELETE  /v1/services/NETWORK/SERVICE?attachment=NAME    –       Done
     POST    /v1/networks                        NetworkRequest      NetworkInfo  (by a coordinator)
@@ -207,6 +208,7 @@ class AttachmentInfo(msgspec.Struct, frozen=True, kw_only=True):
     netns: str = ""
     host: bool = False
     services: tuple[str, ...] = ()
+    owner: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,7 +251,9 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Attach one namespace: exactly one of `netns` (a path), `pid` and `host` is given.
 
     Left empty, `name` is made up, `addresses` come from the node's lease and `interface` is the
-    next free name. With `service`, the attachment becomes an instance of it on `ports`.
+    next free name. With `service`, the attachment becomes an instance of it on `ports`, with
+    `aliases` of further services without ports. `basis` is what a made-up name is made from.
+    `owner` is the key under which whoever attaches finds the attachment again; it is used once.
     """
 
     netns: str = ""
@@ -263,6 +267,9 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortSpec, ...] = ()
     weight: int = 1
     metadata: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    basis: str = ""
+    owner: str = ""
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,10 +288,17 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DetachRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Take an attachment away; its instances go first."""
+    """Take an attachment away, found by its name or by its owner; its instances go first."""
 
-    name: str
+    name: str = ""
     network: str = "default"
+    owner: str = ""
+
+
+class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask whether the kernel has an attachment as it should be; Conflict says what differs."""
+
+    owner: str
 
 
 class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):

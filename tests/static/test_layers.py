@@ -28,9 +28,10 @@ LEVEL = {
     "containers": 6,
     "web": 6,
 }
-BESIDE = {("agent", "dns"), ("coordinator", "dns")}
+BESIDE = {("agent", "dns"), ("coordinator", "dns"), ("containers", "cli")}
 """Pairs that may meet on one level: the agent feeds the DNS server it starts, and a coordinator
-checks static records as that server will read them."""
+checks static records as that server will read them. Engines reach the agent, and write ports, as
+the command line does."""
 
 OWNERS = {
     "pyroute2": {"linux"},
