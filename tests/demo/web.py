@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 
 class Server(ThreadingHTTPServer):
@@ -16,6 +17,11 @@ class Server(ThreadingHTTPServer):
     address_family = socket.AF_INET6
     daemon_threads = True
     name = ""
+
+    def server_bind(self) -> None:
+        """Bind without asking DNS for our own name, as HTTPServer would: that may take long."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.name, self.server_address[1]
 
 
 class Handler(BaseHTTPRequestHandler):

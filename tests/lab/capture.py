@@ -26,6 +26,8 @@ UDP, TCP, ICMP, ICMP6 = 17, 6, 1, 58
 WIREGUARD_SIZES = {1: 148, 2: 92, 3: 64}
 """Message types of fixed size: handshake initiation, response, cookie reply."""
 
+COUNTS = re.compile(r"(\d+) packets? captured,?\s+(\d+) packets? received by filter")
+
 
 class Capture:
     """tcpdump on one interface of a place, from `with` to its end."""
@@ -52,10 +54,19 @@ class Capture:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        wait_until(self._has_all, 10, lambda: self._tcpdump.tail(4))
         self._tcpdump.stop(number=signal.SIGINT)
         lost = re.search(r"(\d+) packets? dropped by kernel", self._tcpdump.text())
         if error is None and (lost is None or int(lost[1])):
             raise AssertionError(f"the capture is not whole: {self._tcpdump.tail(4)}")
+
+    def _has_all(self) -> bool:
+        """Say whether tcpdump has written all that the kernel has given it so far."""
+        told = len(COUNTS.findall(self._tcpdump.text()))
+        self._tcpdump.send(signal.SIGUSR1)
+        wait_until(lambda: len(COUNTS.findall(self._tcpdump.text())) > told, 5, "tcpdump counts")
+        captured, received = COUNTS.findall(self._tcpdump.text())[-1]
+        return bool(captured == received)
 
     def frames(self) -> list[bytes]:
         """Return the Ethernet frames caught so far."""
