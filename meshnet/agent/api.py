@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 
 from meshnet.agent import report
 from meshnet.agent.desk import Desk
+from meshnet.agent.doctor import Doctor
 from meshnet.agent.node import MeshNode
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.wire import local
@@ -64,6 +65,7 @@ class Api:
             ("GET", "/v1/attachments", self.attachments),
             ("GET", "/v1/plan", self.plan),
             ("GET", "/v1/dns", self.dns),
+            ("GET", "/v1/doctor", self.doctor),
             ("POST", "/v1/attach", self.attach),
             ("POST", "/v1/detach", self.detach),
             ("POST", "/v1/check", self.check),
@@ -103,6 +105,12 @@ class Api:
         if not name or len(name) > 253:
             raise BadInput("a DNS query needs a name of at most 253 characters")
         return await self._steward.dns(name, request.query.get("type", "A").upper())
+
+    async def doctor(self, request: web.Request) -> local.Diagnosis:
+        words = [request.query.get(key, "")[:253] for key in ("a", "b")]
+        if bool(words[0]) != bool(words[1]):
+            raise BadInput("a doctor is asked about one node or about two ends, not about half")
+        return await Doctor(self._node, alive=True).examine(*words)
 
     async def attach(self, request: web.Request) -> local.Attached:
         return await self._desk.attach(await _body(request, local.AttachRequest))

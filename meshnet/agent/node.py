@@ -91,6 +91,7 @@ class MeshNode:
         self.connected = False
         self.listen_port = self.settings.listen_port
         self.kernel_state = Host()
+        self.digests: dict[str, str] = {}
         self.built: frozenset[str] = frozenset()
         self._underlay = machine.underlay()
         self._entries = Entries()
@@ -177,6 +178,7 @@ class MeshNode:
 
     def _digest_told(self, node: str, digest: str) -> None:
         member = self.view.nodes.get(node)
+        self.digests[node] = digest
         if member is not None:
             self.exchange.told(str(member.membership.address4), digest)
 

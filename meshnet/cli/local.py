@@ -27,21 +27,22 @@ TIMEOUT = 60.0
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("meshnet", timeout=TIMEOUT)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("meshnet", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class Agent:
     """The local API of the agent on this machine."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, timeout: float = TIMEOUT) -> None:
         self._path = settings.run_dir / SOCKET
+        self._timeout = timeout
 
     def process(self) -> int | None:
         """Return a descriptor of the agent's process (pidfd_open(2)), or None when none listens."""
@@ -71,7 +72,7 @@ class Agent:
         return self._ask("DELETE", f"{target}?{urlencode(query)}" if query else target, None, kind)
 
     def _ask(self, method: str, target: str, body: bytes | None, kind: type[T]) -> T:
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._timeout)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, target, body, headers)
@@ -102,7 +103,7 @@ def _socket_error(path: Path, error: OSError) -> MeshnetError:
     if isinstance(error, PermissionError):
         return Refused(f"you may not talk to the agent on {path}", "Run this as root.")
     if isinstance(error, TimeoutError):
-        return Unavailable(f"the agent on {path} did not answer in {TIMEOUT:.0f} s", _LOOK)
+        return Unavailable(f"the agent on {path} did not answer in time", _LOOK)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
         return Unavailable(
             f"no agent listens on {path}",

@@ -41,6 +41,7 @@ COMMANDS = {
     "attachments": Entry(f"{_HERE}.see:attachments", _SEE, "List what this node has attached."),
     "plan": Entry(f"{_HERE}.see:plan", _SEE, "Show what a reconciliation would do now."),
     "dns": Entry(f"{_HERE}.dns:dns", _SEE, "Ask for a name; set static records."),
+    "doctor": Entry(f"{_HERE}.doctor:doctor", _SEE, "Find out what is wrong, or why A misses B."),
     "attach": Entry(f"{_HERE}.attach:attach", _CHANGE, "Attach a namespace to a network."),
     "detach": Entry(f"{_HERE}.attach:detach", _CHANGE, "Take an attachment away."),
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),

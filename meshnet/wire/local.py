@@ -12,6 +12,7 @@ fields are ignored, so an older command line reads a newer agent.
     GET     /v1/attachments                     –                   list[AttachmentInfo]
     GET     /v1/plan                            –                   Plan       (nothing is applied)
     GET     /v1/dns?name=NAME&type=TYPE         –                   DnsAnswer
+    GET     /v1/doctor?a=NAME&b=NAME            –                   Diagnosis  (a, b: or neither)
     POST    /v1/attach                          AttachRequest       Attached
     POST    /v1/detach                          DetachRequest       Done
     POST    /v1/check                           CheckRequest        Attached   (nothing is changed)
@@ -245,6 +246,28 @@ class DnsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     authority: tuple[DnsRecord, ...] = ()
     server: str = ""
     milliseconds: float = 0.0
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one check. `note`: worth knowing, but not what is wrong; `skipped`: not judged.
+
+    `first` marks the first finding that is wrong: what to mend before all else, as `do` says.
+    """
+
+    check: str
+    state: Literal["ok", "wrong", "note", "skipped"]
+    text: str
+    do: str = ""
+    first: bool = False
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a doctor found. `subject` is what was looked at, `at` the node that looked."""
+
+    subject: str
+    at: str
+    findings: tuple[Finding, ...]
+    agent: bool = True
 
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):

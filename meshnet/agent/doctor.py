@@ -1,0 +1,255 @@
+"""Shell. The doctor: gathers what a diagnosis is made from, and has `plan.diagnose` judge.
+
+The node asked is a living agent's, or one put together from the state directory where no agent
+answers: the same facts, the same kernel, only what an agent alone knows (whom its probes reach)
+is tried by hand. Everything is looked at now; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from meshnet.agent.attachments import boot_id, namespace_inode
+from meshnet.agent.client import CoordinatorClient
+from meshnet.agent.node import TUNNEL, Machine, MeshNode
+from meshnet.agent.resolver import look_up
+from meshnet.agent.sockets import AGENT_PORT, MeshSockets
+from meshnet.agent.storage import StateDir
+from meshnet.errors import MeshnetError, NotFound
+from meshnet.linux import foreign, netns, probe
+from meshnet.linux.kernel import LinuxKernel
+from meshnet.linux.underlay import underlay
+from meshnet.linux.wireguard import find_free_port, is_port_free, pick_backend
+from meshnet.model.addresses import Address, Endpoint
+from meshnet.model.names import ZONE
+from meshnet.model.view import Node
+from meshnet.plan.diagnose import diagnose
+from meshnet.plan.diff import plan
+from meshnet.plan.evidence import Asked, Evidence, Subject, Tried, certificate_of, resolve
+from meshnet.plan.firewall import Drop, find_drop
+from meshnet.plan.packets import frames, host_packets
+from meshnet.plan.state import NETNS_PREFIX, Host, Peer
+from meshnet.wire.local import Diagnosis, Finding
+
+COORDINATOR_LIMIT = 4.0
+ECHO_WAIT = 4.0
+"""Seconds for the first echo: a handshake that was lost is tried again after five (WireGuard)."""
+SMALL = 84
+TRIED_BY_HAND = 16
+"""Peers that are tried without an agent; it knows all by its probes."""
+
+
+async def examine_files(state_dir: Path, a: str, b: str) -> Diagnosis:
+    """Examine without an agent: the node as its files and the kernel have it."""
+    state = StateDir(state_dir)
+    try:
+        state.keys()
+    except NotFound as error:
+        return _no_node(error)
+    kernel = LinuxKernel(pick_backend(), TUNNEL)
+    machine = Machine(kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets())
+    try:
+        node = MeshNode(state, machine)
+        node.book.facts.merge(state.journal().load())
+        node.book.refresh(list(node.book.facts))
+        tunnel = kernel.read(networks=()).tunnel
+        if tunnel is not None and tunnel.listen_port:
+            node.listen_port = tunnel.listen_port
+        return await Doctor(node, alive=False).examine(a, b)
+    finally:
+        kernel.close()
+
+
+def _no_node(error: MeshnetError) -> Diagnosis:
+    finding = Finding(
+        check="identity",
+        state="wrong",
+        text=f"this machine is no node: {error.message}",
+        do=error.hint,
+        first=True,
+    )
+    return Diagnosis(subject="this machine", at="", findings=(finding,), agent=False)
+
+
+class Doctor:
+    """Examines one node."""
+
+    def __init__(self, node: MeshNode, *, alive: bool) -> None:
+        self._node = node
+        self._alive = alive
+
+    async def examine(self, a: str, b: str) -> Diagnosis:
+        """Return what is wrong with this node, or between `a` and `b`; both '' or neither."""
+        here, peer = self._ends(a, b)
+        evidence = await self._known(here, peer)
+        evidence = replace(
+            evidence,
+            tried=await self._try(evidence),
+            unreachable=await self._unreachable(evidence),
+            asked=await self._ask_dns(),
+        )
+        drops = await asyncio.to_thread(lambda: tuple(self._drops(evidence)))
+        return diagnose(replace(evidence, drops=drops))
+
+    def _ends(self, a: str, b: str) -> tuple[Subject | None, Subject | None]:
+        """Return (our end, the other), whichever way they were named."""
+        if not a or not b:
+            return None, None
+        own = self._node.id
+        first, second = (resolve(self._node.view, word, own) for word in (a, b))
+        if second.node and second.node.id == own and not (first.node and first.node.id == own):
+            return second, first
+        return first, second
+
+    async def _known(self, here: Subject | None, peer: Subject | None) -> Evidence:
+        node = self._node
+        want, unread = node.desired(), ""
+        try:
+            have = await asyncio.to_thread(node.machine.kernel.read)
+        except MeshnetError as error:
+            have, unread = Host(), error.message
+        offset, no_coordinator = await self._clock()
+        wanted = want.tunnel.listen_port if want.tunnel else 0
+        actual = have.tunnel.listen_port if have.tunnel else 0
+        unknown = [end.word for end in (here, peer) if end and not end.node]
+        return Evidence(
+            now=int(time.time()),
+            own=node.id,
+            view=node.view,
+            want=want,
+            have=have,
+            certificate=certificate_of(node.book.facts, node.id),
+            drift=tuple(plan(want, have)) if want.tunnel and not unread else (),
+            unread=unread,
+            foreign_key=bool(have.tunnel and have.tunnel.private_key != node.wireguard),
+            offset=offset,
+            no_coordinator=no_coordinator,
+            agent=self._alive,
+            here=here,
+            peer=peer,
+            peer_certificate=certificate_of(node.book.facts, unknown[0] if unknown else ""),
+            digest=node.book.facts.digest,
+            peer_digest=node.digests.get(peer.node.id, "") if peer and peer.node else "",
+            port_taken=bool(wanted and not actual and not is_port_free(wanted)),
+            port_open=not actual or not is_port_free(actual),
+            gone=tuple(item.netns for item in node.attachments.vanished()),
+        )
+
+    async def _clock(self) -> tuple[int | None, str]:
+        """Return the coordinator's clock less ours in seconds, or why it is not known."""
+        settings = self._node.settings
+        client = CoordinatorClient(settings.urls, settings.pins, self._node.identity)
+        before = time.time()
+        try:
+            async with asyncio.timeout(COORDINATOR_LIMIT):
+                hello = await client.hello()
+            return round(hello.time + 0.5 - (before + time.time()) / 2), ""
+        except MeshnetError as error:
+            return None, error.message
+        except TimeoutError:
+            return None, f"{client.url} does not answer"
+        finally:
+            await client.close()
+
+    # What is tried
+
+    async def _try(self, evidence: Evidence) -> Tried:
+        peer = evidence.peer.node if evidence.peer else None
+        if evidence.me is None or peer is None or evidence.local or evidence.onlooker:
+            return Tried()
+        if evidence.have.tunnel is None or peer.record is None:
+            return Tried(answered=False)
+        source, address = evidence.me.membership.address4, peer.membership.address4
+        size = min(evidence.have.tunnel.mtu, peer.record.mtu)
+        return await asyncio.to_thread(_try, address, source, evidence.have.tunnel.name, size)
+
+    async def _unreachable(self, evidence: Evidence) -> tuple[str, ...]:
+        """Return the names of peers that are not reached; of a pair seen from outside, of those."""
+        if evidence.me is None or (evidence.peer and not evidence.onlooker):
+            return ()
+        ends = [end.node for end in (evidence.here, evidence.peer) if end and end.node]
+        nodes = ends or list(evidence.view.nodes.values())
+        others = sorted(
+            (node for node in nodes if node.record and node.id != evidence.own),
+            key=lambda node: node.name,
+        )
+        if self._alive:
+            return tuple(n.name for n in others if n.id not in self._node.liveness.reachable)
+        return await self._silent(evidence.me, others[:TRIED_BY_HAND])
+
+    async def _silent(self, me: Node, others: Sequence[Node]) -> tuple[str, ...]:
+        source = me.membership.address4
+        answers = await asyncio.gather(
+            *(
+                asyncio.to_thread(
+                    probe.echo, other.membership.address4, source, TUNNEL, SMALL, ECHO_WAIT
+                )
+                for other in others
+            )
+        )
+        return tuple(n.name for n, fine in zip(others, answers, strict=True) if not fine)
+
+    async def _ask_dns(self) -> tuple[Asked, ...]:
+        me = self._node.me
+        if me is None:
+            return ()
+        server, name = str(me.membership.address4), f"{me.name}.{ZONE}"
+        try:
+            answer = await look_up([server], name, "A")
+        except MeshnetError as error:
+            return (Asked(server, name, error=error.message),)
+        found = frozenset(record.data for record in answer.answers)
+        return (Asked(server, name, frozenset({server}), found, answer.rcode),)
+
+    # Who drops what
+
+    def _drops(self, evidence: Evidence) -> Iterator[Drop]:
+        if evidence.want.tunnel is None or evidence.onlooker:
+            return
+        tunnel = evidence.have.tunnel or evidence.want.tunnel
+        port = tunnel.listen_port or evidence.want.tunnel.listen_port
+        versions = sorted({item.address.version for item in self._node.machine.underlay()})
+        rules = foreign.rules()
+        peers = [] if evidence.local else list(self._peers(evidence))
+        for packet in host_packets(port, tunnel.name, peers, versions):
+            if drop := find_drop(rules, packet):
+                yield drop
+        for network in sorted(evidence.want.segments):
+            yield from _frame_drops(network)
+
+    def _peers(self, evidence: Evidence) -> Iterable[tuple[Endpoint, Address]]:
+        peer = evidence.peer.node if evidence.peer else None
+        if peer is None or peer.record is None or evidence.have.tunnel is None:
+            return
+        known = evidence.have.tunnel.peers.get(peer.record.wireguard[0], Peer(frozenset()))
+        if known.endpoint is not None:
+            yield known.endpoint, peer.membership.address4
+
+
+def _try(address: IPv4Address, source: IPv4Address, device: str, size: int) -> Tried:
+    if not probe.echo(address, source, device, SMALL, ECHO_WAIT):
+        return Tried(answered=False, size=size)
+    passes = probe.echo(address, source, device, size, 4 * probe.EVERY)
+    largest = size if passes else probe.largest_echo(address, source, device, size)
+    down = probe.is_closed(address, AGENT_PORT)
+    return Tried(answered=True, size=size, passes=passes, largest=largest, agent_down=down)
+
+
+def _frame_drops(network: str) -> Iterator[Drop]:
+    descriptor = netns.open_named(NETNS_PREFIX + network)
+    if descriptor is None:
+        return
+    try:
+        with contextlib.suppress(MeshnetError):
+            rules = netns.inside(descriptor, "list rules", foreign.rules)
+            if drop := find_drop(rules, frames(network)):
+                yield drop
+    finally:
+        os.close(descriptor)

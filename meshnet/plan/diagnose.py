@@ -1,0 +1,448 @@
+"""Pure. The doctor's judgement: from evidence to findings, check by check, in the order of causes.
+
+    identity  clock  map            who we are, when, and whether we know of the other
+    firewall  port  tunnel  peer    what must be there before a handshake
+    handshake  MTU  route           whether packets pass, of which size, and whether they are sent
+    FDB  neighbour  bridge  container    the network inside the tunnel, up to the container
+    DNS  agent                      names, and who keeps all this in order
+
+Each check is one small function. A later one often fails because an earlier one does, so the first
+that is wrong is marked: that is the one to mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from meshnet.plan.drift import drift
+from meshnet.plan.evidence import Certificate, Evidence
+from meshnet.plan.firewall import Drop, Rule
+from meshnet.plan.state import Peer, PeerStatus
+from meshnet.wire.local import Diagnosis, Finding
+
+CLOCK_TOLERANCE = 60
+"""Seconds; a coordinator believes a request for as long (see `wire.auth`)."""
+
+Check = Callable[[Evidence], Finding | None]
+CONFIRM = "Run meshnet doctor on the other node too."
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Return the findings of all checks that apply, the first that is wrong marked."""
+    checks = ONLOOKER if evidence.onlooker else CHECKS
+    findings = [found for _, check in checks if (found := check(evidence)) is not None]
+    marked, seen = [], False
+    for found in findings:
+        first = found.state == "wrong" and not seen
+        seen = seen or first
+        marked.append(msgspec.structs.replace(found, first=first))
+    me = evidence.me
+    return Diagnosis(
+        subject=_subject(evidence),
+        at=me.name if me else evidence.own,
+        findings=tuple(marked),
+        agent=evidence.agent,
+    )
+
+
+def _subject(evidence: Evidence) -> str:
+    if evidence.peer is None:
+        return evidence.me.name if evidence.me else evidence.own
+    here = evidence.here.name if evidence.here else "?"
+    return f"{here} → {evidence.peer.name}"
+
+
+def _ok(check: str, text: str) -> Finding:
+    return Finding(check=check, state="ok", text=text)
+
+
+def _note(check: str, text: str, do: str = "") -> Finding:
+    return Finding(check=check, state="note", text=text, do=do)
+
+
+def _skipped(check: str, text: str) -> Finding:
+    return Finding(check=check, state="skipped", text=text)
+
+
+def _wrong(check: str, text: str, do: str) -> Finding:
+    return Finding(check=check, state="wrong", text=text, do=do)
+
+
+# Who we are, when, and whether we know of the other
+
+
+def check_identity(evidence: Evidence) -> Finding:
+    """Our certificate holds, and the tunnel has our key."""
+    fault = _certificate_fault("this node", evidence.certificate, evidence)
+    if fault:
+        do = "Join again with a new token: meshnet down --purge, then meshnet join."
+        renew = "Bring a coordinator back: the agent renews by itself while the certificate holds. "
+        return _wrong("identity", fault, renew + do if "expired" in fault else do)
+    if evidence.foreign_key:
+        return _wrong(
+            "identity", "the tunnel has another private key than this node", _mend(evidence)
+        )
+    membership = evidence.certificate.membership
+    assert membership is not None
+    return _ok("identity", f"member {membership.name} until {_date(membership.not_after)}")
+
+
+def _certificate_fault(who: str, certificate: Certificate, evidence: Evidence) -> str:
+    membership = certificate.membership
+    if membership is None:
+        return f"{who} has no membership certificate"
+    if certificate.revoked:
+        return f"the membership of {who} is revoked"
+    if membership.not_after <= evidence.now:
+        return f"the membership of {who} expired on {_date(membership.not_after)}"
+    return "" if membership.node in evidence.view.nodes else f"{who} is no member"
+
+
+def check_clock(evidence: Evidence) -> Finding:
+    """The coordinator's clock and ours agree."""
+    if evidence.offset is None:
+        why = evidence.no_coordinator or "it was not asked"
+        return _note("clock", f"no coordinator to compare with: {why}")
+    if abs(evidence.offset) > CLOCK_TOLERANCE:
+        side = "behind" if evidence.offset > 0 else "ahead of"
+        return _wrong(
+            "clock",
+            f"our clock is {abs(evidence.offset)} s {side} the coordinator's",
+            "Set the clock of the one that is wrong; run NTP on both.",
+        )
+    return _ok("clock", f"{abs(evidence.offset)} s off the coordinator's")
+
+
+def check_map(evidence: Evidence) -> Finding | None:
+    """The other is in our facts, and our facts are what others know."""
+    for end in (evidence.here, evidence.peer):
+        if end is not None and end.node is None:
+            return _unknown_end(end.word, evidence)
+    if evidence.peer is None or evidence.peer.node is None:
+        count = len(evidence.view.nodes)
+        return _ok("map", f"{count} nodes, digest {evidence.digest[:12]}")
+    node = evidence.peer.node
+    if node.record is None:
+        return _wrong(
+            "map",
+            f"{node.name} is a member but has never said how to reach it",
+            f"Start its agent: on {node.name}, systemctl start meshnet-agent.",
+        )
+    apart = _networks_apart(evidence)
+    if apart:
+        return _wrong("map", apart, "Attach both to one network: meshnet attach --network.")
+    if evidence.peer_digest and evidence.peer_digest != evidence.digest:
+        theirs, ours = evidence.peer_digest[:12], evidence.digest[:12]
+        return _note("map", f"{node.name} has other facts (digest {theirs}) than we ({ours})")
+    return _ok("map", f"{node.name} is known, with {len(node.attachments)} attachments")
+
+
+def _unknown_end(word: str, evidence: Evidence) -> Finding:
+    if evidence.peer_certificate.membership is not None:
+        fault = _certificate_fault(word, evidence.peer_certificate, evidence)
+        if fault:
+            return _wrong("map", fault, f"Have {word} join again with a new token.")
+    return _wrong(
+        "map",
+        f"no node, attachment or service {word} is in our facts",
+        "See `meshnet nodes` and `meshnet services`; is it attached, and is its agent running?",
+    )
+
+
+def _networks_apart(evidence: Evidence) -> str:
+    here, there = evidence.here, evidence.peer
+    ours = here.attachment if here else None
+    theirs = there.attachment if there else None
+    if ours and theirs and ours.network != theirs.network:
+        return (
+            f"{ours.name} is on network {ours.network} and {theirs.name} on {theirs.network}:"
+            " networks are isolated from each other"
+        )
+    return ""
+
+
+# What must be there before a handshake
+
+
+def check_firewall(evidence: Evidence) -> Finding | None:
+    """Nobody's rule drops our packets, and our own table is as we left it."""
+    guilty = [drop for drop in evidence.drops if _is_guilty(drop, evidence)]
+    if guilty:
+        return _wrong("firewall", str(guilty[0]), _lift(guilty[0].rule))
+    if evidence.me and drift(evidence, "firewall"):
+        return _wrong(
+            "firewall", "our own table inet meshnet is not as we left it", _mend(evidence)
+        )
+    if evidence.drops:
+        return _note("firewall", f"{evidence.drops[0]}; yet packets pass")
+    return _ok("firewall", "no rule drops what is ours")
+
+
+def _is_guilty(drop: Drop, evidence: Evidence) -> bool:
+    """A rule is not to blame for packets that are seen to pass, and a vague one only for others."""
+    answered = evidence.tried.answered
+    return answered is False or (drop.sure and not (drop.packet.tested and answered))
+
+
+def _lift(rule: Rule) -> str:
+    if "legacy" in rule.table and rule.expressions:
+        table = rule.table.split()[0]
+        program = "iptables-legacy" if rule.family == "ip" else "ip6tables-legacy"
+        return f"Delete it: {program} -t {table} -D {rule.text.removeprefix('-A ')}"
+    if not rule.handle:
+        return "Accept the packets in that chain, before its policy applies."
+    words = f"nft delete rule {rule.family} {rule.table} {rule.chain} handle {rule.handle}"
+    return f"Delete it ({words}), or accept the packets before it."
+
+
+def check_port(evidence: Evidence) -> Finding | None:
+    """WireGuard has its UDP port."""
+    tunnel = evidence.have.tunnel
+    if evidence.me is None or evidence.want.tunnel is None:
+        return _skipped("port", "not judged while this node is no member")
+    wanted = evidence.want.tunnel.listen_port
+    if evidence.port_taken:
+        return _wrong(
+            "port",
+            f"UDP port {wanted} is held by another program",
+            f"See which: ss -lunp 'sport = {wanted}'. End it, or restart the agent: it takes"
+            " the next free port.",
+        )
+    if tunnel is None:
+        return None
+    if tunnel.up and tunnel.listen_port and not evidence.port_open:
+        port = tunnel.listen_port
+        return _wrong("port", f"nobody listens on UDP port {port}", _mend(evidence))
+    return _ok("port", f"WireGuard listens on UDP port {tunnel.listen_port or wanted}")
+
+
+def check_tunnel(evidence: Evidence) -> Finding | None:
+    """The device is there, up, and has our addresses."""
+    if evidence.unread:
+        return _wrong(
+            "tunnel", f"the kernel cannot be read: {evidence.unread}", "Run this as root."
+        )
+    if evidence.me is None:
+        return _skipped("tunnel", "not judged while this node is no member")
+    missing = drift(evidence, "tunnel")
+    if missing:
+        return _wrong("tunnel", "; ".join(missing), _mend(evidence))
+    tunnel = evidence.have.tunnel
+    assert tunnel is not None
+    addresses = " ".join(sorted(str(address.ip) for address in tunnel.addresses))
+    return _ok("tunnel", f"{tunnel.name} is up, mtu {tunnel.mtu}, {addresses}")
+
+
+def check_peer(evidence: Evidence) -> Finding | None:
+    """The peer, or every peer, is on the device with its allowed IPs."""
+    if evidence.me is None or evidence.local or _peer_unknown(evidence):
+        return None
+    missing = drift(evidence, "peer")
+    if missing:
+        return _wrong("peer", "; ".join(missing[:5]), _mend(evidence))
+    return _ok("peer", "allowed IPs are as they should be")
+
+
+def _peer_unknown(evidence: Evidence) -> bool:
+    peer = evidence.peer
+    return peer is not None and (peer.node is None or peer.node.record is None)
+
+
+# Whether packets pass, of which size, and whether they are sent
+
+
+def check_handshake(evidence: Evidence) -> Finding | None:
+    """The other answers inside the tunnel; if not, the handshake tells where it ends."""
+    if evidence.peer is None:
+        return _reach(evidence)
+    if evidence.local or _peer_unknown(evidence) or evidence.me is None:
+        return None
+    assert evidence.peer.node is not None and evidence.peer.node.record is not None
+    name, record = evidence.peer.node.name, evidence.peer.node.record
+    tunnel, key = evidence.have.tunnel, record.wireguard[0]
+    peer = tunnel.peers.get(key, Peer(frozenset())) if tunnel else Peer(frozenset())
+    status = tunnel.status.get(key, PeerStatus()) if tunnel else PeerStatus()
+    age = int(evidence.now - status.last_handshake)
+    how_old = (
+        f"the last handshake was {max(0, age)} s ago"
+        if status.last_handshake
+        else ("there was no handshake yet")
+    )
+    if evidence.tried.answered:
+        return _ok("handshake", f"{name} answers through {peer.endpoint}; {how_old}")
+    known = [candidate.endpoint for candidate in record.candidates]
+    if peer.endpoint is not None and known and peer.endpoint not in known:
+        listed = ", ".join(map(str, known))
+        return _wrong(
+            "handshake",
+            f"{name} does not answer at endpoint {peer.endpoint}, which is none of its own"
+            f" ({listed}); {how_old}",
+            _mend(evidence),
+        )
+    if evidence.tried.answered is None:
+        return _skipped("handshake", f"not tried; {how_old}")
+    where = f"at {peer.endpoint}" if peer.endpoint else "and has no endpoint"
+    return _wrong(
+        "handshake",
+        f"{name} does not answer {where}; {how_old}",
+        f"Let UDP through between the two; is {name} up? {CONFIRM}",
+    )
+
+
+def check_vantage(evidence: Evidence) -> Finding:
+    """Somebody else is asked than the two ends."""
+    assert evidence.here is not None and evidence.peer is not None
+    ends = [end.node.name for end in (evidence.here, evidence.peer) if end.node]
+    return _note(
+        "vantage",
+        f"this node is neither {evidence.here.word} nor {evidence.peer.word}, and sees little",
+        f"Run the same on {' or '.join(ends)}." if ends else "",
+    )
+
+
+def _reach(evidence: Evidence) -> Finding | None:
+    if evidence.me is None:
+        return None
+    if evidence.unreachable:
+        names = ", ".join(evidence.unreachable[:10])
+        return _wrong(
+            "handshake",
+            f"not reached: {names}",
+            f"See why: meshnet doctor {evidence.me.name} {evidence.unreachable[0]}",
+        )
+    whom = "both are" if evidence.onlooker else "every peer is"
+    return _ok("handshake", f"{whom} reached from here")
+
+
+def check_mtu(evidence: Evidence) -> Finding | None:
+    """Packets of full size pass."""
+    tried = evidence.tried
+    if evidence.peer is None or evidence.local or not tried.answered or tried.passes is None:
+        return None
+    if tried.passes:
+        return _ok("MTU", f"packets of {tried.size} bytes pass")
+    fits = f"of {tried.largest} bytes do" if tried.largest else "small ones do"
+    return _wrong(
+        "MTU",
+        f"packets of {tried.size} bytes do not pass the tunnel, {fits}:"
+        " something on the path drops large packets and says nothing",
+        "Find the link with the smaller MTU, or lower that of this host's underlay link:"
+        " the mesh follows.",
+    )
+
+
+def check_route(evidence: Evidence) -> Finding | None:
+    """The mesh's prefixes are routed into the tunnel."""
+    if evidence.me is None:
+        return None
+    missing = drift(evidence, "route")
+    if missing:
+        return _wrong("route", "; ".join(missing), _mend(evidence))
+    return _ok("route", "the mesh's prefixes lead into the tunnel")
+
+
+# The network inside the tunnel
+
+
+def _inside(check: str, fine: str) -> Check:
+    def judge(evidence: Evidence) -> Finding | None:
+        if evidence.me is None or not evidence.want.segments:
+            return None
+        missing = drift(evidence, check)
+        if missing:
+            return _wrong(check, "; ".join(missing[:5]), _mend(evidence))
+        return _ok(check, fine)
+
+    return judge
+
+
+# Names, and who keeps all this in order
+
+
+def check_dns(evidence: Evidence) -> Finding | None:
+    """Our DNS server answers, and says what it should."""
+    for asked in evidence.asked:
+        if asked.error:
+            return _wrong("DNS", f"{asked.server}: {asked.error}", _restart_dns(evidence))
+        if asked.expected and not asked.expected & asked.answers:
+            got = " ".join(sorted(asked.answers)) or asked.rcode
+            expected = " ".join(sorted(asked.expected))
+            return _wrong(
+                "DNS",
+                f"{asked.name} is {got} at {asked.server}, should be {expected}",
+                _restart_dns(evidence),
+            )
+    if not evidence.asked:
+        return None
+    names = ", ".join(asked.name for asked in evidence.asked)
+    return _ok("DNS", f"{evidence.asked[0].server} answers {names}")
+
+
+def check_agent(evidence: Evidence) -> Finding:
+    """The agents at both ends run."""
+    peer = evidence.peer.node if evidence.peer else None
+    if not evidence.agent:
+        return _wrong(
+            "agent",
+            "the agent does not answer: nothing is repaired, renewed or learned",
+            "Start it: systemctl restart meshnet-agent; look into its log.",
+        )
+    if evidence.tried.agent_down and peer is not None:
+        return _wrong(
+            "agent",
+            f"the agent of {peer.name} is down; its tunnel and containers go on without it",
+            f"Start it: on {peer.name}, systemctl start meshnet-agent.",
+        )
+    return _ok("agent", "runs" if peer is None or evidence.local else "runs on both ends")
+
+
+def _mend(evidence: Evidence) -> str:
+    if evidence.agent:
+        return (
+            "The agent repairs this within 5 s. If it comes back, find who else changes it;"
+            " `meshnet status` counts the repairs."
+        )
+    return "Start the agent, which repairs it: systemctl restart meshnet-agent."
+
+
+def _restart_dns(evidence: Evidence) -> str:
+    return (
+        "End the process `meshnet.dns`: the agent starts it again."
+        if evidence.agent
+        else "Start the agent, which looks after the DNS server: systemctl restart meshnet-agent."
+    )
+
+
+def _date(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("identity", check_identity),
+    ("clock", check_clock),
+    ("map", check_map),
+    ("firewall", check_firewall),
+    ("port", check_port),
+    ("tunnel", check_tunnel),
+    ("peer", check_peer),
+    ("handshake", check_handshake),
+    ("MTU", check_mtu),
+    ("route", check_route),
+    ("FDB", _inside("FDB", "every remote MAC leads to its node")),
+    ("neighbour", _inside("neighbour", "every remote address has its MAC")),
+    ("bridge", _inside("bridge", "every port is wired to its bridge")),
+    ("container", _inside("container", "every interface has its addresses")),
+    ("DNS", check_dns),
+    ("agent", check_agent),
+)
+"""Every check, in the order of causes: what fails earlier explains what fails later."""
+
+ONLOOKER: tuple[tuple[str, Check], ...] = (
+    ("vantage", check_vantage),
+    *CHECKS[:3],
+    ("handshake", _reach),
+)
+"""What a third node can tell of two others."""
