@@ -238,22 +238,24 @@ def attach_request(call: Call) -> AttachRequest:
             "runtimeConfig.portMappings is not ours",
             "Leave the capability to the portmap plugin: put it behind meshnet-cni.",
         )
-    if runtime.mac:
+    said = call.args or {}
+    if runtime.mac or said.get("MAC"):
         raise CniError(
             FIELD_UNSUPPORTED,
-            "runtimeConfig.mac is not supported: a MAC follows from the address",
+            "a MAC cannot be chosen: it follows from the address",
             "Fix the address instead.",
         )
     told = config.args.cni if config.args else Labels()
     labels = {label.key: label.value for label in told.labels}
-    pod = label_from((call.args or {}).get("K8S_POD_NAME", ""))
+    pod = label_from(said.get("K8S_POD_NAME", ""))
+    fixed = tuple(text for text in said.get("IP", "").split(",") if text)
     basis = pod or label_from(f"c-{call.container[:SHORT_ID].replace('.', '-')}")
     service = labels.get(SERVICE_LABEL) or config.service
     aliases = runtime.aliases.get(config.name, ())
     return AttachRequest(
         netns=call.netns,
         network=config.network,
-        addresses=tuple(text.partition("/")[0] for text in runtime.ips or told.ips),
+        addresses=tuple(text.partition("/")[0] for text in runtime.ips or told.ips or fixed),
         interface=call.interface,
         service=service,
         ports=_ports(labels.get(PORT_LABEL, "").split(",") if PORT_LABEL in labels else config),

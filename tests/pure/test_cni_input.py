@@ -161,6 +161,13 @@ def test_gc_without_a_list_takes_nothing_away() -> None:
     assert (agentless, code_of(env, config())) == (11, 7)
 
 
+@pytest.mark.parametrize("fixed", ["IP=10.50.0.9", "IP=10.50.0.9/24,fd00::9;K8S_POD_NAME=a"])
+def test_podman_gives_a_fixed_address_among_the_arguments(fixed: str) -> None:
+    asked = read_call(environment(CNI_ARGS=fixed), json.dumps(config()).encode())
+    assert request_of(asked).addresses[0] == "10.50.0.9"
+    assert code_of(environment(CNI_ARGS="MAC=02:00:00:00:00:01"), config()) == 2
+
+
 @pytest.mark.parametrize("runtime", [{"mac": "02:00:00:00:00:01"}, {"portMappings": [{}]}])
 def test_a_capability_that_is_not_ours_is_error_2(runtime: dict[str, Any]) -> None:
     assert code_of(environment(), config(runtimeConfig=runtime)) == 2
