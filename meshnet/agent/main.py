@@ -30,6 +30,8 @@ from meshnet.errors import MeshnetError, Unavailable
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.underlay import underlay
 from meshnet.linux.wireguard import find_free_port, pick_backend
+from meshnet.plan.desired import tunnel_mtus
+from meshnet.plan.mtu import device_mtu
 from meshnet.wire import local
 
 log = logging.getLogger(__name__)
@@ -155,7 +157,7 @@ class Agent(api.Steward):
             backend=self.kernel.backend,
             public_key=str(self.node.wireguard.public),
             listen_port=self.node.listen_port,
-            mtu=self.node.tunnel_mtu,
+            mtu=device_mtu(tunnel_mtus(self.node.view, self.node.tunnel_mtu)),
             coordinator=local.CoordinatorState(
                 connected=self.uplink.connected,
                 url=self.uplink.url,

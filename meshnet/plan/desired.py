@@ -25,7 +25,7 @@ from meshnet.model.records import Attachment
 from meshnet.model.statements import Mesh, Network
 from meshnet.model.view import Node, View
 from meshnet.plan.entries import Entries
-from meshnet.plan.mtu import network_mtu
+from meshnet.plan.mtu import device_mtu, network_mtu
 from meshnet.plan.state import VXLAN_PORT, Guard, Host, Peer, Port, Segment, Tunnel
 
 KEEPALIVE_BEHIND_NAT = 25
@@ -79,7 +79,7 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         name=local.tunnel,
         private_key=local.private_key,
         listen_port=local.listen_port,
-        mtu=local.mtu,
+        mtu=device_mtu(tunnel_mtus(view, local.mtu)),
         addresses=addresses,
         routes=prefixes,
         peers=_peers(view, local, entries),
