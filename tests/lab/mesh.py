@@ -61,7 +61,9 @@ class Coordinator:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.url = f"https://{host.address4}:{COORDINATOR_PORT}"
+        first = host.links[0].addresses[0]
+        address = f"[{first}]" if first.version == 6 else str(first)
+        self.url = f"https://{address}:{COORDINATOR_PORT}"
         self.daemon: Daemon | None = None
 
     def init(self, *options: str) -> str:

@@ -189,13 +189,15 @@ class Place:
     def kill_all(self) -> None:
         """Kill every process in the network namespace except the holder, and wait for the end."""
 
-        def others() -> list[int]:
-            return [pid for pid in self.processes() if pid != self.pid]
+        def gone() -> bool:
+            """Kill again and again: a daemon may start its helper anew before its own turn."""
+            others = [pid for pid in self.processes() if pid != self.pid]
+            for pid in others:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not others
 
-        for pid in others():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not others(), 10, f"processes of {self.name} end", pause=0.01)
+        wait_until(gone, 10, f"processes of {self.name} end", pause=0.01)
         for daemon in self.daemons:
             daemon.process.wait(10)
         self.daemons.clear()
