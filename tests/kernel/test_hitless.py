@@ -1,0 +1,77 @@
+"""Shell. What meshnet does to itself is not felt by containers that have nothing to do with it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from meshnet.cli.local import Agent
+from meshnet.cli.settings import Settings
+from meshnet.wire.local import Attached, AttachRequest, DetachRequest, Done
+from tests.kernel.traffic import unbroken
+from tests.lab import wait_until
+from tests.lab.mesh import Mesh, Node
+from tests.scenes.mesh_scenes import Box, dump
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
+
+CHANGES = 120
+
+
+def test_an_agent_that_is_killed_and_started_again_loses_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    a, b = boxes
+    before = dump(a.node.host)
+    with unbroken(a, b):
+        a.node.kill()
+        a.node.start()
+        wait_until(lambda: a.node.whole, 20, "the agent is back")
+        assert a.node.plan() == ()
+    assert dump(a.node.host) == before
+
+
+def test_an_agent_that_is_stopped_and_started_again_loses_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    a, b = boxes
+    with unbroken(a, b):
+        assert b.node.agent is not None
+        b.node.agent.stop(number=signal.SIGTERM)
+        b.node.start()
+        wait_until(lambda: b.node.whole, 20, "the agent is back")
+
+
+def test_a_coordinator_that_is_killed_and_started_again_loses_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    with unbroken(*boxes):
+        mesh.coordinator.kill()
+        mesh.coordinator.start()
+        mesh.wait_until_whole()
+
+
+def test_a_hundred_and_twenty_changes_of_the_view_lose_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    a, b = boxes
+    other = mesh.nodes["n3"]
+    container = other.host.container("busy")
+    before = other.status().digest
+    with unbroken(a, b):
+        for number in range(CHANGES // 2):
+            come_and_go(other, container.inner_pid, f"busy-{number}")
+        wait_until(
+            lambda: len({node.status().digest for node in mesh}) == 1, 10, "all know the same"
+        )
+    assert other.status().digest != before
+    assert [node.plan() for node in mesh] == [()] * len(mesh.nodes)
+    other.host.remove(container)
+
+
+def come_and_go(node: Node, pid: int, name: str) -> None:
+    """Attach a namespace and detach it again: two changes of every node's view."""
+    agent = Agent(Settings(run_dir=node.host.file("/run/meshnet")))
+    agent.post("/v1/attach", AttachRequest(pid=pid, name=name), Attached)
+    agent.post("/v1/detach", DetachRequest(name=name), Done)
