@@ -76,12 +76,16 @@ class Endpoints:
         return contact.candidates[attempt.index % len(contact.candidates)]
 
     def next_event(self, now: float) -> float | None:
-        """Return the seconds until `step` may answer differently, None when nothing is tried."""
-        times = [
-            (attempt.since + HEAD_START if attempt.index < 0 else attempt.changed_at + TRY_FOR)
-            for attempt in self._attempts.values()
-        ]
+        """Return the seconds until `step` may answer differently, None when only news can tell."""
+        times = [due for attempt in self._attempts.values() if (due := _due(attempt)) is not None]
         return max(0.05, min(times) - now) if times else None
+
+
+def _due(attempt: _Attempt) -> float | None:
+    """Return when an attempt takes its next turn by itself; a single candidate has no next."""
+    if attempt.index < 0:
+        return attempt.since + HEAD_START if attempt.contact.candidates else None
+    return attempt.changed_at + TRY_FOR if len(attempt.contact.candidates) > 1 else None
 
 
 def ranked(

@@ -113,6 +113,14 @@ def test_a_peer_that_is_lost_again_starts_over_with_the_best_candidate() -> None
     assert endpoints.step(contact, frozenset(), 50.0) == {"p": A}
 
 
+def test_a_peer_with_nothing_else_to_try_keeps_nobody_awake() -> None:
+    endpoints = Endpoints()
+    endpoints.step({"p": Contact((A,), begin=True), "q": Contact((), begin=True)}, frozenset(), 0.0)
+    assert endpoints.next_event(100.0) is None
+    endpoints.step({"p": Contact((A, B), begin=True)}, frozenset(), 0.0)
+    assert endpoints.next_event(1.0) == TRY_FOR - 1.0
+
+
 def test_candidates_on_a_subnet_of_ours_come_first_and_those_in_the_mesh_never() -> None:
     own = [ip_interface("198.51.100.7/24")]
     candidates = [
