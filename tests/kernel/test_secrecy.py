@@ -1,0 +1,103 @@
+"""Shell. Nothing leaves a host in clear: the underlay is listened to while everything is upset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab import Capture, Daemon, Place, wait_until
+from tests.lab.mesh import Mesh, Node
+from tests.scenes.mesh_scenes import SEGMENT, Box, attached, can_ping
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
+
+MARKER = b"~plain~marker~16"
+"""What pings carry, over and over; ping takes sixteen bytes."""
+
+
+@pytest.fixture(scope="module")
+def pair(mesh: Mesh) -> Iterator[tuple[Box, Box]]:
+    with attached(mesh.nodes["n3"], "s1") as a, attached(mesh.nodes["n4"], "s2") as b:
+        wait_until(lambda: can_ping(a.container, b.address4), 10, "s1 reaches s2")
+        yield a, b
+
+
+def shout(place: Place, *targets: str) -> list[Daemon]:
+    """Send the marker to addresses without end."""
+    ping = ("ping", "-n", "-i", "0.02", "-s", "200", "-p", MARKER.hex())
+    return [place.start(f"shout-{address}", *ping, address) for address in targets]
+
+
+def shout_from_container(a: Box, b: Box) -> list[Daemon]:
+    return shout(a.container, b.address4, b.address6)
+
+
+def shout_from_host(a: Box, b: Box) -> list[Daemon]:
+    return shout(a.node.host, b.node.address4, b.node.address6)
+
+
+def lose_the_tunnel(node: Node) -> None:
+    node.host.run("ip", "link", "del", "meshnet0")
+
+
+def lose_the_network(node: Node) -> None:
+    node.host.run(*SEGMENT, "ip", "link", "del", "vx0")
+
+
+def lose_the_routes(node: Node) -> None:
+    node.host.shell("ip route flush proto 109; ip -6 route flush proto 109")
+
+
+def lose_the_agent(node: Node) -> None:
+    """Kill it, take its tunnel while nobody repairs it, and start it again."""
+    node.kill()
+    node.host.run("ip", "link", "del", "meshnet0")
+    node.start()
+
+
+def restart(node: Node) -> None:
+    assert node.agent is not None
+    node.agent.stop()
+    node.start()
+
+
+@pytest.mark.parametrize(
+    "upset", [lose_the_tunnel, lose_the_network, lose_the_routes, lose_the_agent, restart]
+)
+def test_nothing_is_in_clear_on_the_underlay_while(
+    pair: tuple[Box, Box], upset: Callable[[Node], None]
+) -> None:
+    a, b = pair
+    shouts = shout_from_container(a, b) + shout_from_host(a, b)
+    with a.node.host.links[0].capture() as wire, Capture(a.container, "any") as inside:
+        upset(a.node)
+        wait_until(lambda: can_ping(a.container, b.address4), 20, "s1 reaches s2 again")
+        wait_until(lambda: a.node.whole, 20, "the node is whole again")
+    for one in shouts:
+        one.kill()
+    assert inside.contains(MARKER)
+    check(wire)
+
+
+def test_nothing_of_a_container_is_in_clear_while_its_node_goes_down_and_comes_up(
+    pair: tuple[Box, Box],
+) -> None:
+    a, b = pair
+    shouts = shout_from_container(a, b) + shout_from_container(b, a) + shout_from_host(b, a)
+    with a.node.host.links[0].capture() as here, b.node.host.links[0].capture() as there:
+        a.node.meshnet("down")
+        a.node.start()
+        wait_until(lambda: can_ping(b.container, a.address4), 30, "s2 reaches s1 again")
+    for one in shouts:
+        one.kill()
+    for wire in (here, there):
+        check(wire)
+
+
+def check(wire: Capture) -> None:
+    """Sealed packets were seen, the marker and VXLAN were not."""
+    kinds = wire.kinds()
+    assert kinds["wireguard"] > 0
+    assert kinds["udp"] == 0, kinds
+    assert not wire.contains(MARKER)
