@@ -5,6 +5,7 @@ The product writes records by hand, so another library has to read them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -15,8 +16,9 @@ import dns.rdatatype
 
 from meshnet.dns.contents import Change, Contents
 from meshnet.dns.lookup import Lookup
-from meshnet.dns.records import tails
-from meshnet.dns.table import Table
+from meshnet.dns.records import A, tails
+from meshnet.dns.table import HOST, Table
+from meshnet.dns.zone import Zones
 from meshnet.model.keys import IdentityKey
 from meshnet.model.records import Attachment, Instance, ServicePort
 from meshnet.model.statements import Membership, Mesh, Network, StaticRecord
@@ -136,3 +138,40 @@ def zone_text(table: Table, *, reverse: bool = False) -> str:
         found = [record_text(owner, tail) for _, tail in tails(table.get(owner) or b"")]
         lines += found or [f"{name} -"]
     return "\n".join(sorted(lines))
+
+
+SAMPLES = (
+    StaticRecord("*.dev", "CNAME", ("web",)),
+    StaticRecord("*.wild", "A", ("192.0.2.1",)),
+    StaticRecord("host.wild", "TXT", ("here",)),
+    StaticRecord("deep.below.wild", "TXT", ("here",)),
+    StaticRecord("alias", "CNAME", ("web",)),
+    StaticRecord("dangling", "CNAME", ("nowhere",)),
+    StaticRecord("out", "CNAME", ("www.example.com.",)),
+    StaticRecord("loop1", "CNAME", ("loop2",)),
+    StaticRecord("loop2", "CNAME", ("loop1",)),
+)
+
+
+def mesh_lookup(*, recursion: bool = False, instances: int = 3) -> Lookup:
+    """A mesh with `web` on several nodes, `idle` without live instances, and static records."""
+    nodes = [
+        node(
+            number,
+            attachment("default", f"c{number}", f"10.214.0.{number}", f"fd00:0:0:1::{number:x}"),
+            instance("default", "web", f"c{number}", ServicePort(80), v=str(number % 3)),
+            instance("default", "idle", f"c{number}", healthy=False),
+        )
+        for number in range(1, instances + 1)
+    ]
+    reachable = [one.id for one in nodes]
+    tables = Zones(node_id(1)).update(view(*nodes, static=SAMPLES), reachable, ())
+    return lookup_of(tables[HOST], recursion=recursion)
+
+
+def dns_query(what: str, opt: bytes = b"", kind: int = A) -> bytes:
+    """A query in wire form, with an OPT record if one is given."""
+    text = dns.name.from_text(what).to_wire()
+    assert text is not None
+    counts = b"\0\1\0\0\0\0\0" + bytes((bool(opt),))
+    return b"\xab\xcd\1\0" + counts + text + struct.pack(">HH", kind, 1) + opt

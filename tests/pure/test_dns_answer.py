@@ -28,39 +28,7 @@ from meshnet.dns.naming import zone_claims
 from meshnet.dns.query import QUERY_MAX, UDP_MAX, UDP_MIN
 from meshnet.dns.records import A, address_tail, name
 from meshnet.dns.static import APEX
-from meshnet.dns.table import HOST
-from meshnet.dns.zone import Zones
-from meshnet.model.records import ServicePort
-from meshnet.model.statements import StaticRecord
-from tests.pure.dns_world import attachment, instance, lookup_of, node, node_id, view
-
-STATIC = (
-    StaticRecord("*.dev", "CNAME", ("web",)),
-    StaticRecord("*.wild", "A", ("192.0.2.1",)),
-    StaticRecord("host.wild", "TXT", ("here",)),
-    StaticRecord("deep.below.wild", "TXT", ("here",)),
-    StaticRecord("alias", "CNAME", ("web",)),
-    StaticRecord("dangling", "CNAME", ("nowhere",)),
-    StaticRecord("out", "CNAME", ("www.example.com.",)),
-    StaticRecord("loop1", "CNAME", ("loop2",)),
-    StaticRecord("loop2", "CNAME", ("loop1",)),
-)
-
-
-def mesh_lookup(*, recursion: bool = False, instances: int = 3) -> Lookup:
-    """A mesh with `web` on several nodes, `idle` without live instances, and static records."""
-    nodes = [
-        node(
-            number,
-            attachment("default", f"c{number}", f"10.214.0.{number}", f"fd00:0:0:1::{number:x}"),
-            instance("default", "web", f"c{number}", ServicePort(80), v=str(number % 3)),
-            instance("default", "idle", f"c{number}", healthy=False),
-        )
-        for number in range(1, instances + 1)
-    ]
-    reachable = [one.id for one in nodes]
-    tables = Zones(node_id(1)).update(view(*nodes, static=STATIC), reachable, ())
-    return lookup_of(tables[HOST], recursion=recursion)
+from tests.pure.dns_world import dns_query, mesh_lookup
 
 
 def ask(
@@ -563,13 +531,6 @@ def test_packets_with_cookies_or_odd_case_are_not_kept_whole() -> None:
     for _ in range(3):
         answer(dns_query("web.mesh"), lookup)
     assert len(lookup.packets) == 1
-
-
-def dns_query(what: str, opt: bytes = b"", kind: int = A) -> bytes:
-    text = dns.name.from_text(what).to_wire()
-    assert text is not None
-    counts = b"\0\1\0\0\0\0\0" + bytes((bool(opt),))
-    return b"\xab\xcd\1\0" + counts + text + struct.pack(">HH", kind, 1) + opt
 
 
 WARM = mesh_lookup(recursion=True)
