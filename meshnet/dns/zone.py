@@ -10,7 +10,7 @@
     _http._tcp.web.mesh       SRV by port name, or by the port's well-known name
     ns.mesh                   the server that was asked
 
-**What is answered.** Instances that are healthy, have weight and whose node is reachable (our own
+**What is answered.** InstanceSlot that are healthy, have weight and whose node is reachable (our own
 always is). A service or attachment with nothing to answer keeps its name, without records: that is
 NODATA, and not NXDOMAIN.
 
@@ -64,6 +64,9 @@ _Value = TypeVar("_Value")
 
 Pair = tuple[str, str]
 """Network and service, or network and attachment."""
+
+InstanceSlot = tuple[str, str, str]
+"""Network, service and attachment: the slot of an instance on its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,38 +147,44 @@ class Zones:
     def _move(self, node_id: str, after: Seen | None, moved: Moved) -> None:
         """Take a node's attachments and instances out and put those of `after` in."""
         before = self._seen.pop(node_id, None)
-        if before is not None:
-            self._take_out(before.node, moved)
         if after is not None:
             self._seen[node_id] = after
-            self._put_in(after, moved)
+        self._move_places(node_id, _places(before), _places(after), moved)
+        self._move_members(node_id, _members(before), _members(after), moved)
         if before is None or after is None or before.node.membership != after.node.membership:
             self._book.claim(("node", node_id), node_claims(after.node.membership) if after else ())
 
-    def _take_out(self, node: Node, moved: Moved) -> None:
-        for pair in node.attachments:
-            _drop(self._attachments, pair, node.id)
+    def _move_places(
+        self, node_id: str, before: dict[Pair, Place], after: dict[Pair, Place], moved: Moved
+    ) -> None:
+        for pair in before.keys() | after.keys():
+            if before.get(pair) == after.get(pair):
+                continue
             moved.attachments.add(pair)
-        for instance in node.instances:
-            networks = self._services[instance.service]
-            _drop(networks, instance.network, (node.id, instance.attachment))
-            if not networks:
-                del self._services[instance.service]
-            moved.services.add((instance.network, instance.service))
+            if pair in after:
+                self._attachments.setdefault(pair, {})[node_id] = after[pair]
+            else:
+                _drop(self._attachments, pair, node_id)
 
-    def _put_in(self, seen: Seen, moved: Moved) -> None:
-        node = seen.node
-        for pair, attachment in node.attachments.items():
-            place = Place(node.name, attachment.addresses, seen.live)
-            self._attachments.setdefault(pair, {})[node.id] = place
-            moved.attachments.add(pair)
-        for instance in node.instances:
-            live = seen.live and instance.healthy and instance.weight > 0
-            member = Member(node.name, instance, addresses_of(node, instance), live)
-            networks = self._services.setdefault(instance.service, {})
-            members = networks.setdefault(instance.network, {})
-            members[node.id, instance.attachment] = member
-            moved.services.add((instance.network, instance.service))
+    def _move_members(
+        self,
+        node_id: str,
+        before: dict[InstanceSlot, Member],
+        after: dict[InstanceSlot, Member],
+        moved: Moved,
+    ) -> None:
+        for slot in before.keys() | after.keys():
+            if before.get(slot) == after.get(slot):
+                continue
+            network, service, attachment = slot
+            moved.services.add((network, service))
+            networks = self._services.setdefault(service, {})
+            if slot in after:
+                networks.setdefault(network, {})[node_id, attachment] = after[slot]
+            else:
+                _drop(networks, network, (node_id, attachment))
+            if not networks:
+                del self._services[service]
 
     def _claim_mesh(self, view: View) -> None:
         """Claim what the mesh states: static records, networks, zones, the server's name."""
@@ -267,6 +276,31 @@ class Zones:
             yield from attachment_claims(layer, ATTACHMENT_RANK, short, places)
         if not default and network in self._local:
             yield from pointer_claims(network, ATTACHMENT_RANK, owner, places)
+
+
+def _places(seen: Seen | None) -> dict[Pair, Place]:
+    """Return what a node has attached."""
+    if seen is None:
+        return {}
+    return {
+        pair: Place(seen.node.name, attachment.addresses, seen.live)
+        for pair, attachment in seen.node.attachments.items()
+    }
+
+
+def _members(seen: Seen | None) -> dict[InstanceSlot, Member]:
+    """Return a node's instances, by network, service and attachment."""
+    if seen is None:
+        return {}
+    return {
+        (i.network, i.service, i.attachment): Member(
+            seen.node.name,
+            i,
+            addresses_of(seen.node, i),
+            seen.live and i.healthy and i.weight > 0,
+        )
+        for i in seen.node.instances
+    }
 
 
 def _drop(groups: dict[_Key, dict[_Member, _Value]], key: _Key, member: _Member) -> None:
