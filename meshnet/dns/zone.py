@@ -10,7 +10,7 @@
     _http._tcp.web.mesh       SRV by port name, or by the port's well-known name
     ns.mesh                   the server that was asked
 
-**What is answered.** InstanceSlot that are healthy, have weight and whose node is reachable (our own
+**What is answered.** Instances that are healthy, have weight and whose node is reachable (our own
 always is). A service or attachment with nothing to answer keeps its name, without records: that is
 NODATA, and not NXDOMAIN.
 
