@@ -19,7 +19,7 @@ from tests.lab import Lab
 
 pytest_plugins = ["tests.lab.guest"]
 
-TIERS = ("static", "pure", "simulated", "scenes", "kernel", "engines")
+TIERS = ("static", "pure", "sim", "scenes", "kernel", "engines")
 """Directories of tests, from many and fast to few and real."""
 
 

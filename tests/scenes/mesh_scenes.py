@@ -119,9 +119,12 @@ def dump(host: Host) -> dict[str, list[str]]:
     return {name: _stable(host.output(*command)) for name, command in DUMPS.items()}
 
 
+UNSTABLE = re.compile(
+    r"^\d+: |@if\d+|link-netnsid \d+|\(id: \d+\)|\w+_timer +\S+|tentative"
+    r"|valid_lft \S+ preferred_lft \S+|expires \d+sec"
+)
+"""What differs from one look to the next: numbers of links, timers, progress of DAD."""
+
+
 def _stable(text: str) -> list[str]:
-    lines = (re.sub(r"^\d+: ", "", line) for line in text.splitlines())
-    lines = (re.sub(r"@if\d+|link-netnsid \d+|\(id: \d+\)", "", line) for line in lines)
-    lines = (re.sub(r"\w+_timer +\S+", "", line) for line in lines)
-    lines = (re.sub(r"valid_lft \S+ preferred_lft \S+|expires \d+sec", "", line) for line in lines)
-    return sorted(line.rstrip() for line in lines)
+    return sorted(" ".join(UNSTABLE.sub("", line).split()) for line in text.splitlines())
