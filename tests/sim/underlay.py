@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 
 from meshnet.agent.sockets import LINE_LIMIT, Datagrams, Listener, Receive, Serve
 from meshnet.linux.port import Kernel
+from meshnet.model.addresses import Prefix
 from meshnet.model.keys import PublicKey
 from meshnet.plan.state import Tunnel
 
@@ -64,7 +66,12 @@ def _knows(one: Place, other: Place) -> bool:
     if here is None or there is None or there.private_key is None:
         return False
     peer = here.peers.get(_public(there))
-    return peer is not None and ip_network(other.address) in peer.allowed_ips
+    return peer is not None and _prefix(other.address) in peer.allowed_ips
+
+
+@functools.cache
+def _prefix(address: str) -> Prefix:
+    return ip_network(address)
 
 
 _keys: dict[bytes, PublicKey] = {}

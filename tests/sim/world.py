@@ -175,9 +175,10 @@ class World:
         sim.desk.add_service(ServiceRequest(service=service, network=network, attachment=name))
 
     async def close(self) -> None:
-        for sim in self.nodes.values():
-            if sim.running:
-                await self.kill(sim)
+        running = [sim.task for sim in self.nodes.values() if sim.task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         if self._serving is not None and not self._serving.done():
             await self.stop_coordinator()
         shutil.rmtree(self.directory)
