@@ -42,6 +42,9 @@ COMMANDS = {
     "plan": Entry(f"{_HERE}.see:plan", _SEE, "Show what a reconciliation would do now."),
     "dns": Entry(f"{_HERE}.dns:dns", _SEE, "Ask for a name; set static records."),
     "doctor": Entry(f"{_HERE}.doctor:doctor", _SEE, "Find out what is wrong, or why A misses B."),
+    "bugreport": Entry(
+        f"{_HERE}.bugreport:bugreport", _SEE, "Bundle this node's state, without secrets."
+    ),
     "attach": Entry(f"{_HERE}.attach:attach", _CHANGE, "Attach a namespace to a network."),
     "detach": Entry(f"{_HERE}.attach:detach", _CHANGE, "Take an attachment away."),
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),

@@ -46,12 +46,22 @@ def _split(evidence: Evidence) -> Iterator[tuple[str, str]]:
             yield BY_KIND[type(one)], f"missing: {one}"
         elif isinstance(one, op.ChangePeers):
             yield from (("peer", text) for text in _peers(evidence, one))
-        elif isinstance(one, op.SetFdb | op.RemoveFdb):
+        elif isinstance(one, op.SetFdb | op.RemoveFdb) and _stands(evidence, one.network):
             yield from (("FDB", text) for text in _fdb(evidence, one))
-        elif isinstance(one, op.SetNeighbours | op.RemoveNeighbours):
+        elif isinstance(one, op.SetNeighbours | op.RemoveNeighbours) and _stands(
+            evidence, one.network
+        ):
             yield from (("neighbour", text) for text in _neighbours(evidence, one))
         elif isinstance(one, op.SetPort):
             yield from _port(evidence, one)
+
+
+def _stands(evidence: Evidence, network: str) -> bool:
+    """Without its VXLAN device a network has no entries, and the device is what is missing."""
+    want, have = evidence.want.segments.get(network), evidence.have.segments.get(network)
+    if want is None or have is None:
+        return False
+    return (want.vni, want.local) == (have.vni, have.local)
 
 
 def _peers(evidence: Evidence, one: op.ChangePeers) -> Iterator[str]:

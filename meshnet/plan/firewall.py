@@ -26,7 +26,6 @@ PATHS = {
 FAMILIES = {4: ("inet", "ip"), 6: ("inet", "ip6"), 0: ("bridge",)}
 """The families of tables that see a packet, by IP version; 0 is a frame on a bridge."""
 
-DEEPEST = 16
 Value = int | str
 
 
@@ -177,7 +176,7 @@ class _Walk:
         self._suspect: Drop | None = None
 
     def base(self, chain: Chain) -> Drop | None:
-        verdict = self._walk(chain, True, 0)
+        verdict = self._walk(chain, True, frozenset())
         if isinstance(verdict, Drop):
             return verdict
         if verdict == "" and chain.policy == "drop":
@@ -187,8 +186,8 @@ class _Walk:
             self._suspect = self._suspect or Drop(self._packet, policy, sure=False)
         return self._suspect
 
-    def _walk(self, chain: Chain, sure: bool, depth: int) -> Drop | str:
-        """Return a sure Drop, 'accept' when that is sure, else ''."""
+    def _walk(self, chain: Chain, sure: bool, way: frozenset[str]) -> Drop | str:
+        """Return a sure Drop, 'accept' when that is sure, else ''; `way` leads to the chain."""
         for rule in chain.rules:
             holds = self._matches(rule)
             if holds is False:
@@ -202,10 +201,10 @@ class _Walk:
                 self._suspect = self._suspect or found
             elif kind == "accept" and certain:
                 return "accept"
-            elif kind in ("jump", "goto") and depth < DEEPEST:
+            elif kind in ("jump", "goto") and target not in {*way, chain.name}:
                 key = (chain.family, chain.table, target)
                 if key in self._rules.chains:
-                    verdict = self._walk(self._rules.chains[key], certain, depth + 1)
+                    verdict = self._walk(self._rules.chains[key], certain, way | {chain.name})
                     if verdict:
                         return verdict
                 if kind == "goto" and certain:
@@ -236,7 +235,7 @@ class _Walk:
     def _compare(self, rule: Rule, op: str, left: Any, right: Any) -> bool | None:
         name = _name_of(left)
         if name == "ct state":
-            return _state_holds(op, right)
+            return _state_holds(op, right, self._packet.fields.get(name))
         if name is None or not self._applies(name):
             return None if name is None else False
         value = self._value(name)
@@ -331,9 +330,11 @@ def _plain(name: str) -> str:
     return {"meta iif": "meta iifname", "meta oif": "meta oifname"}.get(name, name)
 
 
-def _state_holds(op: str, right: Any) -> bool | None:
+def _state_holds(op: str, right: Any, known: Value | None) -> bool | None:
     """Our packets belong to flows that are new or established; never are they invalid."""
     states = set(_listed(right, {}))
+    if known is not None:
+        return (known in states) != (op == "!=")
     if op == "!=":
         return True if states and states <= {"invalid", "untracked"} else None
     if states >= {"new", "established"}:

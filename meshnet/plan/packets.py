@@ -59,6 +59,9 @@ def _wireguard(port: int, tunnel: str, version: int, peer: Endpoint | None) -> I
 
 def _inside(name: str, port: int, tunnel: str, peer: Address | None) -> Iterator[Packet]:
     udp: dict[str, Value] = {"meta l4proto": "udp", "udp dport": port}
+    if port == VXLAN_PORT:
+        # Both directions go to this port from another, so neither is the reply of the other.
+        udp["ct state"] = "new"
     come: dict[str, Value] = {**udp, "meta iifname": tunnel}
     leave: dict[str, Value] = {**udp, "meta oifname": tunnel}
     if peer is not None:

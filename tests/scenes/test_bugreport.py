@@ -1,0 +1,101 @@
+"""Shell. The bundle of a node's state: what is in it, and that no secret is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.mesh import PROGRAM, Mesh, Node
+from tests.scenes.mesh_scenes import attached, mesh_of
+
+pytestmark = pytest.mark.root
+
+FILES = {
+    "versions.txt",
+    "status.json",
+    "peers.json",
+    "plan.json",
+    "doctor.txt",
+    "host/links.json",
+    "host/nft.json",
+    "host/wireguard.txt",
+    "network/default/fdb.json",
+    "network/default/neighbours.json",
+}
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with mesh_of(2, "bundles") as mesh:
+        yield mesh
+
+
+def unpacked(node: Node, name: str) -> dict[str, bytes]:
+    """Make a bundle on a node; return its files."""
+    path = f"/run/{name}.tar.gz"
+    node.meshnet("bugreport", "-o", path)
+    assert node.host.file(path).stat().st_mode & 0o777 == 0o600
+    with tarfile.open(node.host.file(path)) as bundle:
+        files = {item.name: bundle.extractfile(item) for item in bundle.getmembers()}
+        return {
+            key.removeprefix("meshnet-bugreport/"): file.read()
+            for key, file in files.items()
+            if file
+        }
+
+
+def spellings(text: str) -> list[bytes]:
+    """Return every usual spelling of a key that is stored as base64."""
+    raw = base64.b64decode(text)
+    written = [base64.b64encode(raw), base64.urlsafe_b64encode(raw), raw.hex().encode()]
+    return [raw, raw.hex().upper().encode(), *written, *(one.rstrip(b"=") for one in written)]
+
+
+def secrets_of(node: Node) -> list[bytes]:
+    keys = json.loads(node.host.file("/var/lib/meshnet/keys.json").read_text())
+    assert set(keys) == {"identity", "wireguard"}
+    return [spelling for key in keys.values() for spelling in spellings(key)]
+
+
+def test_a_bundle_tells_all_and_holds_no_key_and_no_token(mesh: Mesh) -> None:
+    node, token = mesh.nodes["n1"], mesh.coordinator.token()
+    keys = json.loads(node.host.file("/var/lib/meshnet/keys.json").read_text())
+    # What people write into metadata is published; a secret pasted there is cut out all the same.
+    metadata = ("--metadata", f"token={token}", "--metadata", f"key={keys['wireguard']}")
+    with attached(node, "c1", "--service", "web", *metadata):
+        files = unpacked(node, "alive")
+    assert files.keys() >= FILES
+    everything = b"\n".join(files.values())
+    for secret in secrets_of(node):
+        assert secret not in everything
+    assert token.encode() not in everything
+    assert token.removeprefix("mnt1.").encode() not in everything
+    assert b"mnt1.[removed]" in files["services.json"]
+    assert node.status().public_key.encode() in files["host/wireguard.txt"]
+    assert json.loads(files["peers.json"])[0]["name"] == "n2"
+    assert "handshake" in files["doctor.txt"].decode()
+
+
+def test_without_an_agent_there_is_a_bundle_too(mesh: Mesh) -> None:
+    node = mesh.nodes["n2"]
+    node.kill()
+    files = unpacked(node, "dead")
+    assert b"no agent listens" in files["status.error.txt"]
+    assert "no agent answers" in files["doctor.txt"].decode()
+    assert files.keys() >= {"host/links.json", "network/default/fdb.json", "versions.txt"}
+    everything = b"\n".join(files.values())
+    assert not [secret for secret in secrets_of(node) if secret in everything]
+
+
+def test_a_file_that_is_there_is_not_overwritten(mesh: Mesh) -> None:
+    host = mesh.nodes["n1"].host
+    host.shell("echo mine >/run/kept")
+    code, text = host.transcript(PROGRAM, "bugreport", "-o", "/run/kept")
+    assert code == 4
+    assert "/run/kept exists already" in text
+    assert Path(host.file("/run/kept")).read_text() == "mine\n"
