@@ -69,6 +69,8 @@ class Api:
             ("POST", "/v1/attach", self.attach),
             ("POST", "/v1/detach", self.detach),
             ("POST", "/v1/check", self.check),
+            ("POST", "/v1/reserve", self.reserve),
+            ("POST", "/v1/release", self.release),
             ("POST", "/v1/services", self.add_service),
             ("DELETE", "/v1/services/{network}/{service}", self.remove_service),
             ("POST", "/v1/networks", self.create_network),
@@ -124,6 +126,14 @@ class Api:
     async def check(self, request: web.Request) -> local.Attached:
         body = await _body(request, local.CheckRequest)
         return await self._desk.check(body.owner)
+
+    async def reserve(self, request: web.Request) -> local.Reserved:
+        return await self._desk.reserve(await _body(request, local.ReserveRequest))
+
+    async def release(self, request: web.Request) -> local.Done:
+        body = await _body(request, local.ReleaseRequest)
+        self._desk.release(body.network, body.address)
+        return local.Done(message=f"{body.address} of {body.network} is free to be given")
 
     async def add_service(self, request: web.Request) -> local.Done:
         body = await _body(request, local.ServiceRequest)

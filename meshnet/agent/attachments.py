@@ -18,7 +18,7 @@ from meshnet.model.addresses import Address
 from meshnet.model.names import label_from
 from meshnet.model.records import Attachment, Instance, Record, ServicePort
 from meshnet.plan.desired import LocalPort
-from meshnet.plan.state import HOST
+from meshnet.plan.state import HANDED, HOST
 
 Key = tuple[str, str]
 
@@ -154,6 +154,8 @@ class Attachments:
     def _is_gone(self, item: LocalAttachment) -> bool:
         if item.boot != self._boot:
             return True
+        if item.netns == HANDED:
+            return False
         try:
             return self._inode_of(item.netns) != item.inode
         except (NotFound, BadInput):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -24,17 +25,22 @@ from meshnet.model.statements import Lease, Network
 from meshnet.plan.allocate import check_fixed, exhausted, is_nearly_full, next_free
 from meshnet.plan.desired import host_interface, on_link
 from meshnet.plan.operations import BuildSegment, SetPort
+from meshnet.plan.state import HANDED, handed_interface
 from meshnet.wire.local import (
     Attached,
     AttachRequest,
     DetachRequest,
     PortSpec,
+    Reserved,
+    ReserveRequest,
     ServiceRequest,
 )
 
 log = logging.getLogger(__name__)
 
 INTERFACE_LIMIT = 15
+RESERVED_FOR = 60.0
+"""Seconds for which a reserved address is kept."""
 
 
 class Lessor(Protocol):
@@ -52,6 +58,7 @@ class Desk:
         self._lessor = lessor
         self._turn = asyncio.Lock()
         self._last: dict[tuple[str, int], Address] = {}
+        self._reserved: dict[tuple[str, Address], float] = {}
 
     async def attach(self, request: AttachRequest) -> Attached:
         """Attach a namespace; the interface is there when this returns."""
@@ -69,7 +76,10 @@ class Desk:
         network = self.network(request.network)
         instances = self._instances(request)
         self._node.attachments.check_owner(request.owner)
-        if request.host:
+        if request.handed:
+            netns, inode, interface = HANDED, 0, HANDED
+            name = request.name or self._free_name(network.name, request, "c")
+        elif request.host:
             netns, inode, interface = "", 0, host_interface(network.name)
             name = self._own_name()
         else:
@@ -80,13 +90,14 @@ class Desk:
         _check_interface(interface)
         check_name(name, "attachment")
         self._node.attachments.check_new(network.name, name, netns, interface)
-        addresses = await self._addresses(network, request.addresses)
+        addresses = await self._addresses(network, request.addresses, handed=request.handed)
+        mac = attachment_mac(network.vni, addresses[0])
         return LocalAttachment(
             network=network.name,
             name=name,
             addresses=tuple(str(address) for address in addresses),
-            mac=attachment_mac(network.vni, addresses[0]),
-            interface=interface,
+            mac=mac,
+            interface=handed_interface(_veth(mac)) if request.handed else interface,
             netns=netns,
             inode=inode,
             boot=self._node.machine.boot,
@@ -116,7 +127,12 @@ class Desk:
             )
         return network
 
-    async def _addresses(self, network: Network, fixed: tuple[str, ...]) -> list[Address]:
+    async def _addresses(
+        self, network: Network, fixed: tuple[str, ...], *, handed: bool
+    ) -> list[Address]:
+        """Return the fixed addresses and, unless an engine has all it wants, one of each family."""
+        if handed and not fixed:
+            raise BadInput("an interface handed over needs the addresses that it will have")
         chosen = [_parse_address(text) for text in fixed]
         for address in chosen:
             await self._ensure_fixed(network, address)
@@ -124,7 +140,7 @@ class Desk:
         if len(families) != len(chosen):
             raise BadInput("an attachment has one address of each family at most")
         for prefix in network.prefixes:
-            if prefix.version not in families:
+            if prefix.version not in families and not handed:
                 chosen.append(await self._next(network, prefix.version))
         return sorted(chosen, key=lambda address: address.version)
 
@@ -136,7 +152,7 @@ class Desk:
 
     async def _next(self, network: Network, family: int) -> Address:
         last = self._last.get((network.name, family))
-        used = self._node.attachments.used(network.name)
+        used = self._node.attachments.used(network.name) | self._kept(network.name)
         address = next_free(network, self.leases(network.name, family), used, last)
         if address is None:
             await self._lessor.lease(network.name, family)
@@ -145,6 +161,28 @@ class Desk:
             raise exhausted(network.name)
         self._last[network.name, family] = address
         return address
+
+    async def reserve(self, request: ReserveRequest) -> Reserved:
+        """Keep an address for RESERVED_FOR; whoever asks for it by name gets it."""
+        async with self._turn:
+            network = self.network(request.network)
+            if request.address:
+                address = _parse_address(request.address)
+                await self._ensure_fixed(network, address)
+            else:
+                address = await self._next(network, request.family)
+            self._reserved[network.name, address] = time.monotonic() + RESERVED_FOR
+        with_length = str(on_link(network, [address])[0])
+        return Reserved(address=with_length, mac=attachment_mac(network.vni, address))
+
+    def release(self, network: str, address: str) -> None:
+        """Keep an address no longer."""
+        self._reserved.pop((network, _parse_address(address)), None)
+
+    def _kept(self, network: str) -> set[Address]:
+        now = time.monotonic()
+        self._reserved = {key: until for key, until in self._reserved.items() if until > now}
+        return {address for name, address in self._reserved if name == network}
 
     def leases(self, network: str, family: int) -> list[Lease]:
         """Return this node's leases of one network and family."""
@@ -164,7 +202,7 @@ class Desk:
         self._node.changed()
         outcome = await self._node.reconciler.soon()
         for operation, error in outcome.failed:
-            if isinstance(operation, SetPort) and operation.name == _veth(item):
+            if isinstance(operation, SetPort) and operation.name == _veth(item.mac):
                 raise error
             if isinstance(operation, BuildSegment) and operation.network == item.network:
                 raise error
@@ -187,7 +225,7 @@ class Desk:
         """Return what an owner's attachment was given; Conflict when the kernel differs."""
         item = self._node.attachments.owned(owner)
         for operation in await self._node.reconciler.preview():
-            if isinstance(operation, SetPort) and operation.name == _veth(item):
+            if isinstance(operation, SetPort) and operation.name == _veth(item.mac):
                 raise Conflict(f"attachment {item.name} is not as it should be: {operation}")
         return self.describe(item)
 
@@ -258,8 +296,8 @@ class Desk:
         )
 
 
-def _veth(item: LocalAttachment) -> str:
-    return "p" + item.mac.replace(":", "")
+def _veth(mac: str) -> str:
+    return "p" + mac.replace(":", "")
 
 
 def _netns_path(request: AttachRequest) -> str:

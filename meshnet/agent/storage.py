@@ -4,6 +4,7 @@
     STATE_DIR/node.json          mesh root key, coordinators, name, settings
     STATE_DIR/attachments.json   what this node has attached, and its service instances
     STATE_DIR/facts.ndjson       every fact taken in, one line each; compacted at start
+    STATE_DIR/docker.json        which of Docker's networks is which of the mesh's; its driver's
 
 Small files are replaced atomically (write aside, fsync, rename, fsync of the directory). Facts are
 appended and fsynced before they count; a line cut short by a crash is dropped on the next start.
@@ -31,7 +32,7 @@ from meshnet.wire.fact import SignedFact, open_fact, seal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FILES = ("keys.json", "node.json", "attachments.json", "facts.ndjson", "complete")
+FILES = ("keys.json", "node.json", "attachments.json", "facts.ndjson", "complete", "docker.json")
 
 
 class KeyFile(msgspec.Struct, frozen=True):

@@ -26,7 +26,9 @@ TIMEOUT = 60.0
 """Seconds to wait for the agent. An attachment on a busy machine takes a few."""
 
 
-class _Connection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP to a unix socket."""
+
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("meshnet", timeout=timeout)
         self._path = path
@@ -72,7 +74,7 @@ class Agent:
         return self._ask("DELETE", f"{target}?{urlencode(query)}" if query else target, None, kind)
 
     def _ask(self, method: str, target: str, body: bytes | None, kind: type[T]) -> T:
-        connection = _Connection(self._path, self._timeout)
+        connection = UnixConnection(self._path, self._timeout)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, target, body, headers)

@@ -29,7 +29,7 @@ from meshnet.linux.segment import (
 )
 from meshnet.linux.spaces import Space
 from meshnet.linux.sysctl import quiet, set_all
-from meshnet.plan.state import ALIAS, BRIDGE, HOST, Port
+from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
 
 PORT_LOCKED = 39
 """Absent before Linux 5.18, which cannot lock a port."""
@@ -40,6 +40,9 @@ def set_one(space: Space, home: int, name: str, port: Port) -> None:
     links = {link.name: link for link in space.links()}
     if BRIDGE not in links:
         raise NotFound(f"network {space.network} has no bridge", "It is built again by itself.")
+    if port.netns == HANDED:
+        _set_handed(space, home, links, name, port)
+        return
     with enter(home, port) as there:
         end = links.get(name)
         far = None if end is None else find_far_end(there, end)
@@ -49,6 +52,15 @@ def set_one(space: Space, home: int, name: str, port: Port) -> None:
             end, far = _make(space, there, name, port)
         _set_end(space, links[BRIDGE].index, end, port)
         set_far_end(there, far, port)
+
+
+def _set_handed(space: Space, home: int, links: dict[str, rt.Link], name: str, port: Port) -> None:
+    """Make the pair, or mend our end of it: where the other one is by now is not ours to know."""
+    end = links.get(name)
+    if end is None:
+        make_veth(space.descriptor, name, home, port.interface, port.mac, port.mtu)
+        end = space.require(name)
+    _set_end(space, links[BRIDGE].index, end, port)
 
 
 def remove_one(space: Space, name: str) -> None:
@@ -140,6 +152,8 @@ def _place(alias: str) -> tuple[str, int]:
 
 def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
     netns, inode = _place(end.alias)
+    if netns == HANDED:
+        return _read_handed(end, bridge, fdb)
     port = Port(netns, inode, "", "", 0, frozenset())
     try:
         with enter(home, port) as there:
@@ -170,3 +184,10 @@ def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
             )
     except NotFound:
         return port
+
+
+def _read_handed(end: rt.Link, bridge: int, fdb: Fdb) -> Port:
+    tied = [mac for index, mac in fdb.tied if index == end.index]
+    wired = end.up and bridge and end.master == bridge and _is_guarded(end) and len(tied) == 1
+    mac, mtu = (tied[0], end.mtu) if wired else ("", 0)
+    return Port(HANDED, 0, handed_interface(end.name), mac, mtu, frozenset())

@@ -26,7 +26,17 @@ from meshnet.model.statements import Mesh, Network
 from meshnet.model.view import Node, View
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import device_mtu, network_mtu
-from meshnet.plan.state import VXLAN_PORT, Guard, Host, Peer, Port, Segment, Tunnel
+from meshnet.plan.state import (
+    HANDED,
+    VXLAN_PORT,
+    Guard,
+    Host,
+    Peer,
+    Port,
+    Segment,
+    Tunnel,
+    handed_interface,
+)
 
 KEEPALIVE_BEHIND_NAT = 25
 """Seconds; shorter than the UDP mapping time-out of common NATs (RFC 4787, section 4.3)."""
@@ -148,6 +158,9 @@ def _segment(
 
 
 def _port(port: LocalPort, network: Network, mtu: int) -> Port:
+    if port.netns == HANDED:
+        interface = handed_interface(port.veth)
+        return Port(HANDED, 0, interface, port.attachment.mac, mtu, frozenset())
     return Port(
         netns=port.netns,
         inode=port.inode,

@@ -40,6 +40,10 @@ VXLAN = "vx0"
 HOST = ""
 """The `netns` of a port whose far end is in the host's own namespace."""
 
+HANDED = "*"
+"""The `netns` of a port whose far end is made in the host's namespace for an engine to take away:
+from then on its place, its name and its addresses are the engine's, and only our end is ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -97,6 +101,11 @@ class Port:
     addresses: frozenset[Interface]
     routes: frozenset[Prefix] = frozenset()
     gateways: frozenset[Address] = frozenset()
+
+
+def handed_interface(veth: str) -> str:
+    """Return the name a far end has until an engine takes it, from that of the bridge's end."""
+    return "m" + veth[1:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ fields are ignored, so an older command line reads a newer agent.
     POST    /v1/attach                          AttachRequest       Attached
     POST    /v1/detach                          DetachRequest       Done
     POST    /v1/check                           CheckRequest        Attached   (nothing is changed)
+    POST    /v1/reserve                         ReserveRequest      Reserved
+    POST    /v1/release                         ReleaseRequest      Done
     POST    /v1/services                        ServiceRequest      Done
     DELETE  /v1/services/NETWORK/SERVICE?attachment=NAME    –       Done
     POST    /v1/networks                        NetworkRequest      NetworkInfo  (by a coordinator)
@@ -277,11 +279,14 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     next free name. With `service`, the attachment becomes an instance of it on `ports`, with
     `aliases` of further services without ports. `basis` is what a made-up name is made from.
     `owner` is the key under which whoever attaches finds the attachment again; it is used once.
+    `handed` in place of a namespace: the interface is made in the host's namespace, bare, for an
+    engine to take it away and give it its addresses.
     """
 
     netns: str = ""
     pid: int = 0
     host: bool = False
+    handed: bool = False
     network: str = "default"
     name: str = ""
     addresses: tuple[str, ...] = ()
@@ -322,6 +327,28 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Ask whether the kernel has an attachment as it should be; Conflict says what differs."""
 
     owner: str
+
+
+class ReserveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Keep an address for an attachment that comes within a minute: a fixed one, or the next."""
+
+    network: str
+    family: Literal[4, 6] = 4
+    address: str = ""
+
+
+class Reserved(msgspec.Struct, frozen=True, kw_only=True):
+    """An address kept, with the network's prefix length, and the MAC that goes with it."""
+
+    address: str
+    mac: str
+
+
+class ReleaseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Keep an address no longer; it is fine when it was not kept."""
+
+    network: str
+    address: str
 
 
 class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):

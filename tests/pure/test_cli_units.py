@@ -14,6 +14,7 @@ from meshnet.cli.units import unit_text
 
 UNITS = Path(__file__).parents[2] / "systemd"
 AGENT, COORDINATOR = "meshnet-agent.service", "meshnet-coordinator.service"
+DOCKER, DOCKER_SOCKET = "meshnet-docker.service", "meshnet-docker.socket"
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -42,13 +43,23 @@ def test_systemd_finds_no_fault_with_a_unit(name: str, tmp_path: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize(("name", "exposure"), [(AGENT, 60), (COORDINATOR, 20)])
+@pytest.mark.parametrize(("name", "exposure"), [(AGENT, 60), (COORDINATOR, 20), (DOCKER, 25)])
 def test_a_unit_is_exposed_no_more_than_it_must(name: str, exposure: int) -> None:
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={exposure}"]
     result = subprocess.run(
         [*command, str(UNITS / name)], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stdout
+
+
+@needs_systemd
+def test_systemd_finds_no_fault_with_dockers_socket_and_its_service(tmp_path: Path) -> None:
+    service = (UNITS / DOCKER).read_text().replace("/usr/bin/meshnet-docker", "/bin/true")
+    (tmp_path / DOCKER).write_text(service)
+    (tmp_path / DOCKER_SOCKET).write_text((UNITS / DOCKER_SOCKET).read_text())
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / DOCKER_SOCKET)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_restart_of_the_agent_ends_neither_tunnels_nor_names() -> None:

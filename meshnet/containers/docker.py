@@ -1,0 +1,392 @@
+"""Face. `meshnet-docker`: Docker's network and IPAM driver `meshnet`, a process beside the agent.
+
+    dockerd ── plugins/meshnet.sock ── meshnet-docker ── agent.sock ── agent
+       └────── docker.sock ◀── which container is it? ──┘
+
+A process of its own, started by its socket: dockerd waits 15 seconds and more for a plugin that is
+not there, and an agent that restarts or is down must not make it wait. Without an agent a call
+fails at once with the reason.
+
+It remembers two things. Which network of the mesh each of Docker's is, on disk, since Docker says
+so once; and the addresses of an endpoint, from CreateEndpoint to the Join that follows.
+What dockerd ended without telling us is found by comparing our attachments with its endpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn, cast
+
+import msgspec
+
+from meshnet.agent.storage import write_atomically
+from meshnet.cli.local import Agent
+from meshnet.cli.settings import Settings
+from meshnet.containers import docker_protocol as protocol
+from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_protocol import Message, Pool
+from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
+from meshnet.wire.local import (
+    Attached,
+    AttachmentInfo,
+    DetachRequest,
+    Done,
+    NetworkInfo,
+    NetworkRequest,
+    ReleaseRequest,
+    Reserved,
+    ReserveRequest,
+)
+
+log = logging.getLogger(__name__)
+
+SOCKET = Path("/run/docker/plugins/meshnet.sock")
+ENGINE = Path("/run/docker.sock")
+STATE = "docker.json"
+BODY_LIMIT = 1 << 20
+SWEEP = 10.0
+"""Seconds between two comparisons of our attachments with Docker's endpoints."""
+HURRY = 1.0
+"""Seconds between two questions for the names of containers."""
+
+Answer = dict[str, Any]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is remembered of one of Docker's networks."""
+
+    network: str
+    internal: bool = False
+
+
+class Networks:
+    """Docker's networks by id, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._known = msgspec.json.decode(path.read_bytes(), type=dict[str, Known])
+        except FileNotFoundError:
+            self._known = {}
+        except msgspec.DecodeError as error:
+            raise BadInput(
+                f"{path} is damaged: {error}", "Remove it and Docker's networks."
+            ) from error
+
+    def get(self, network_id: str) -> Known:
+        """Return what is known of a network; NotFound for one that Docker never told of."""
+        try:
+            return self._known[network_id]
+        except KeyError:
+            raise NotFound(
+                f"Docker's network {network_id[:12]} is not known to meshnet",
+                "Remove it and make it again.",
+            ) from None
+
+    def put(self, network_id: str, known: Known) -> None:
+        with self._lock:
+            self._save({**self._known, network_id: known})
+
+    def remove(self, network_id: str) -> None:
+        with self._lock:
+            self._save({key: value for key, value in self._known.items() if key != network_id})
+
+    def _save(self, known: dict[str, Known]) -> None:
+        write_atomically(self._path, msgspec.json.encode(known))
+        self._known = known
+
+
+class Nameless(NamedTuple):
+    """An attachment made while dockerd could not say of which container."""
+
+    network_id: str
+    network: str
+    attachment: str
+
+
+class Driver:
+    """The calls of both drivers. Each takes a message and returns the answer, or raises."""
+
+    def __init__(self, agent: Agent, engine: Engine, networks: Networks) -> None:
+        self._agent = agent
+        self._engine = engine
+        self._networks = networks
+        self._endpoints: dict[str, tuple[str, ...]] = {}
+        self._nameless: dict[str, Nameless] = {}
+        self.hurry = threading.Event()
+        self.calls: dict[str, Callable[[Message], Answer]] = {
+            "Plugin.Activate": lambda _: protocol.ACTIVATE,
+            "NetworkDriver.GetCapabilities": lambda _: protocol.NETWORK_CAPABILITIES,
+            "IpamDriver.GetCapabilities": lambda _: protocol.IPAM_CAPABILITIES,
+            "IpamDriver.GetDefaultAddressSpaces": lambda _: protocol.SPACES,
+            "IpamDriver.RequestPool": self.request_pool,
+            "IpamDriver.ReleasePool": lambda _: {},
+            "IpamDriver.RequestAddress": self.request_address,
+            "IpamDriver.ReleaseAddress": self.release_address,
+            "NetworkDriver.CreateNetwork": self.create_network,
+            "NetworkDriver.DeleteNetwork": self.delete_network,
+            "NetworkDriver.CreateEndpoint": self.create_endpoint,
+            "NetworkDriver.EndpointOperInfo": lambda _: {"Value": {}},
+            "NetworkDriver.Join": self.join,
+            "NetworkDriver.Leave": self.leave,
+            "NetworkDriver.DeleteEndpoint": self.leave,
+            "NetworkDriver.DiscoverNew": lambda _: {},
+            "NetworkDriver.DiscoverDelete": lambda _: {},
+        }
+
+    def _mesh_networks(self) -> list[NetworkInfo]:
+        return self._agent.get("/v1/networks", list[NetworkInfo])
+
+    def request_pool(self, message: Message) -> Answer:
+        name = protocol.wanted_network(message)
+        try:
+            return protocol.pool_of(message, self._mesh_networks()).answer()
+        except NotFound:
+            if not name:
+                raise
+            prefixes = (message.pool,) if message.pool else ()
+            made = NetworkRequest(name=name, prefixes=prefixes)
+            self._agent.post("/v1/networks", made, NetworkInfo)
+            return protocol.pool_of(message, self._mesh_networks()).answer()
+        except Unavailable:
+            # dockerd starts and tells again what it had; nothing is given out by this.
+            if not name or not message.pool:
+                raise
+            return Pool(name, protocol.parse_prefix(message.pool)).answer()
+
+    def request_address(self, message: Message) -> Answer:
+        pool = Pool.parse(message.pool_id)
+        if protocol.is_gateway(message):
+            answer = pool.gateway_answer()
+            if message.address and answer["Address"].partition("/")[0] != message.address:
+                raise BadInput(f"the gateway of network {pool.network} is {answer['Address']}")
+            return answer
+        family: Literal[4, 6] = 6 if pool.prefix.version == 6 else 4
+        asked = ReserveRequest(
+            network=pool.network, family=family, address=message.address.partition("/")[0]
+        )
+        try:
+            address = self._agent.post("/v1/reserve", asked, Reserved).address
+        except Conflict:
+            # dockerd has started and names the addresses of containers that have run on.
+            if asked.address not in self._attached(pool.network):
+                raise
+            address = f"{asked.address}/{pool.prefix.prefixlen}"
+        return {"Address": address, "Data": {}}
+
+    def _attached(self, network: str) -> set[str]:
+        attached = self._agent.get("/v1/attachments", list[AttachmentInfo])
+        ours = (item for item in attached if item.owner.startswith("docker/"))
+        return {address for item in ours if item.network == network for address in item.addresses}
+
+    def release_address(self, message: Message) -> Answer:
+        network = Pool.parse(message.pool_id).network
+        released = ReleaseRequest(network=network, address=message.address.partition("/")[0])
+        self._agent.post("/v1/release", released, Done)
+        return {}
+
+    def create_network(self, message: Message) -> Answer:
+        network = protocol.mesh_network(message, self._mesh_networks())
+        internal = bool((message.options or {}).get(protocol.INTERNAL))
+        self._networks.put(message.network_id, Known(network, internal))
+        return {}
+
+    def delete_network(self, message: Message) -> Answer:
+        self._networks.remove(message.network_id)
+        return {}
+
+    def create_endpoint(self, message: Message) -> Answer:
+        network = self._networks.get(message.network_id).network
+        interface = message.interface or {}
+        texts = (interface.get("Address", ""), interface.get("AddressIPv6", ""))
+        addresses = tuple(text.partition("/")[0] for text in texts if text)
+        if not addresses:
+            raise BadInput("the endpoint has no address", protocol.HOW)
+        # Docker names an address it was given before: this keeps it and tells the MAC.
+        kept = ReserveRequest(network=network, address=addresses[0])
+        mac = self._agent.post("/v1/reserve", kept, Reserved).mac
+        asked = interface.get("MacAddress", "")
+        if asked and asked.lower() != mac:
+            raise BadInput("a MAC cannot be chosen: it follows from the address", "Omit it.")
+        self._endpoints[message.endpoint_id] = addresses
+        return {"Interface": {} if asked else {"MacAddress": mac}}
+
+    def join(self, message: Message) -> Answer:
+        known = self._networks.get(message.network_id)
+        addresses = self._endpoints.get(message.endpoint_id)
+        if addresses is None:
+            raise NotFound(f"endpoint {message.endpoint_id[:12]} is not known", "Try again.")
+        try:
+            name, labels = self._who(message.network_id, message.endpoint_id)
+        except Unavailable:
+            name, labels = "", {}
+        request = protocol.attach_request(known.network, message, addresses, name, labels)
+        given = self._agent.post("/v1/attach", request, Attached)
+        if not name:
+            nameless = Nameless(message.network_id, known.network, given.name)
+            self._nameless[message.endpoint_id] = nameless
+            self.hurry.set()
+        return protocol.join_answer(given.interface, internal=known.internal)
+
+    def _who(self, network_id: str, endpoint_id: str) -> tuple[str, dict[str, str]]:
+        """Return the name of an endpoint's container, '' when Docker says none, and its labels."""
+        name = self._engine.endpoints(network_id).get(endpoint_id, "")
+        return name, self._engine.labels(name) if name else {}
+
+    def name_the_nameless(self) -> None:
+        """Give those their names that came while dockerd was starting."""
+        for endpoint, its in sorted(self._nameless.items()):
+            try:
+                name, labels = self._who(its.network_id, endpoint)
+                for request in protocol.service_requests(its.network, its.attachment, name, labels):
+                    self._agent.post("/v1/services", request, Done)
+            except Unavailable:
+                continue
+            except MeshnetError as error:
+                log.warning("endpoint %s stays without a name: %s", endpoint[:12], error.message)
+            self._nameless.pop(endpoint, None)
+        if not self._nameless:
+            self.hurry.clear()
+
+    def leave(self, message: Message) -> Answer:
+        self._endpoints.pop(message.endpoint_id, None)
+        self._nameless.pop(message.endpoint_id, None)
+        self._detach(protocol.owner(message.network_id, message.endpoint_id))
+        return {}
+
+    def _detach(self, owner: str) -> None:
+        try:
+            self._agent.post("/v1/detach", DetachRequest(owner=owner), Done)
+        except NotFound:
+            return
+
+    def orphans(self) -> set[str]:
+        """Return the owners of attachments whose endpoints Docker has no longer."""
+        attached = self._agent.get("/v1/attachments", list[AttachmentInfo])
+        keys = [item.owner.split("/") for item in attached if item.owner.startswith("docker/")]
+        there = {network: self._engine.endpoints(network) for _, network, _ in keys}
+        return {
+            protocol.owner(network, endpoint)
+            for _, network, endpoint in keys
+            if endpoint not in there[network]
+        }
+
+    def sweep(self, suspects: set[str]) -> set[str]:
+        """Detach what is an orphan for the second time; return those of the first."""
+        try:
+            orphans = self.orphans()
+            for owner in sorted(orphans & suspects):
+                log.warning("%s is gone: detached", owner)
+                self._detach(owner)
+        except MeshnetError as error:
+            log.debug("Docker's endpoints were not compared: %s", error.message)
+            return set()
+        return orphans - suspects
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        size = int(length) if length.isdigit() else 0
+        data = self._chunked() if self.headers.get("Transfer-Encoding") else self.rfile.read(size)
+        call = cast(Server, self.server).driver.calls.get(self.path.removeprefix("/"))
+        if call is None:
+            self._reply(404, _error(f"{self.path} is not implemented"))
+        else:
+            self._reply(200, self._answer(call, data))
+
+    def _chunked(self) -> bytes:
+        data = b""
+        while size := int(self.rfile.readline(32).strip() or b"0", 16):
+            if len(data) + size > BODY_LIMIT:
+                return b"too long"
+            data += self.rfile.read(size)
+            self.rfile.readline(4)
+        self.rfile.readline(4)
+        return data
+
+    def _answer(self, call: Callable[[Message], Answer], data: bytes) -> Answer:
+        try:
+            return call(protocol.decode(data))
+        except MeshnetError as error:
+            log.warning("%s: %s", self.path, error.message)
+            return _error(" ".join(part for part in (error.message, error.hint) if part))
+        except Exception as error:  # Docker waits for an answer, and has no use for a traceback.
+            log.exception("%s", self.path)
+            return _error(f"a mistake in meshnet-docker: {error!r}")
+
+    def _reply(self, status: int, answer: Answer) -> None:
+        body = msgspec.json.encode(answer)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/vnd.docker.plugins.v1.2+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "dockerd"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
+
+
+def _error(text: str) -> Answer:
+    """Return an error as both kinds of driver have it: Docker reads another key from each."""
+    return {"Err": text, "Error": text}
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP on the plugin's socket, a thread a connection."""
+
+    daemon_threads = True
+
+    def __init__(self, driver: Driver, listener: socket.socket) -> None:
+        super().__init__(str(SOCKET), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.driver = driver
+
+
+def _listener() -> socket.socket:
+    """Return the socket that systemd made, or one of our own."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        return socket.socket(fileno=3)
+    SOCKET.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    SOCKET.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(SOCKET))
+    SOCKET.chmod(0o600)
+    listener.listen(64)
+    return listener
+
+
+def run() -> NoReturn:
+    """Serve until killed; nothing is lost by that."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    networks = Networks(settings.state_dir / STATE)
+    driver = Driver(Agent(settings), Engine(ENGINE), networks)
+    server = Server(driver, _listener())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    suspects: set[str] = set()
+    while True:
+        if driver.hurry.wait(SWEEP):
+            time.sleep(HURRY)
+            driver.name_the_nameless()
+        else:
+            suspects = driver.sweep(suspects)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,222 @@
+"""Pure. What Docker's remote network and IPAM drivers are asked, and what they answer.
+
+    network create   RequestPool  RequestAddress(gateway)  CreateNetwork
+    run, connect     RequestAddress  CreateEndpoint  Join
+    stop, rm         Leave  DeleteEndpoint  ReleaseAddress
+    network rm       ReleaseAddress(gateway)  ReleasePool  DeleteNetwork
+    dockerd starts   RequestPool  RequestAddress(gateway)            (nothing else is told again)
+
+A pool is one family of one network of the mesh, and its id says which: `meshnet/NETWORK/PREFIX`.
+So an id given out long ago still means something to a plugin that has just started.
+
+Docker does not tell an IPAM driver for which of its networks a pool is, so the mesh's network is
+named by `--ipam-opt meshnet.network=NAME`, or by `--subnet` with the prefix that it has.
+
+Source: github.com/moby/moby, libnetwork/docs/remote.md and ipam.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from meshnet.cli.types import port
+from meshnet.errors import BadInput, NotFound
+from meshnet.model.addresses import Prefix, gateway
+from meshnet.model.names import label_from
+from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec, ServiceRequest
+
+T = TypeVar("T")
+
+NETWORK_OPTION = "meshnet.network"
+SERVICE_LABEL, PORT_LABEL = "mesh.service", "mesh.port"
+COMPOSE_LABEL = "com.docker.compose.service"
+INTERNAL = "com.docker.network.internal"
+ADDRESS_TYPE = "RequestAddressType"
+GATEWAY_TYPE = "com.docker.network.gateway"
+INTERFACE_PREFIX = "mesh"
+SPACE = "meshnet"
+
+HOW = "Say which: --ipam-driver meshnet --ipam-opt meshnet.network=NAME."
+
+ACTIVATE = {"Implements": ["NetworkDriver", "IpamDriver"]}
+NETWORK_CAPABILITIES = {"Scope": "local", "ConnectivityScope": "global"}
+IPAM_CAPABILITIES = {"RequiresMACAddress": False, "RequiresRequestReplay": True}
+SPACES = {"LocalDefaultAddressSpace": SPACE, "GlobalDefaultAddressSpace": SPACE}
+
+
+class Message(msgspec.Struct, frozen=True, rename="pascal"):
+    """What any request may hold; each call fills in what it is about."""
+
+    pool: str = ""
+    sub_pool: str = ""
+    v6: bool = msgspec.field(name="V6", default=False)
+    pool_id: str = msgspec.field(name="PoolID", default="")
+    address: str = ""
+    options: dict[str, Any] | None = None
+    network_id: str = msgspec.field(name="NetworkID", default="")
+    endpoint_id: str = msgspec.field(name="EndpointID", default="")
+    interface: dict[str, str] | None = None
+    ipv4_data: list[dict[str, Any]] | None = msgspec.field(name="IPv4Data", default=None)
+
+
+class Pool(NamedTuple):
+    """A pool, by its id."""
+
+    network: str
+    prefix: Prefix
+
+    @classmethod
+    def parse(cls, text: str) -> Pool:
+        """Read a pool's id; raise BadInput for one that is not ours."""
+        words = text.split("/", 2)
+        if len(words) != 3 or words[0] != SPACE:
+            raise BadInput(f"{text[:80]!r} is no pool of the meshnet IPAM driver", HOW)
+        return cls(words[1], parse_prefix(words[2]))
+
+    def __str__(self) -> str:
+        return f"{SPACE}/{self.network}/{self.prefix}"
+
+    def answer(self) -> dict[str, Any]:
+        return {"PoolID": str(self), "Pool": str(self.prefix), "Data": {}}
+
+    def gateway_answer(self) -> dict[str, Any]:
+        address = f"{gateway(self.prefix)}/{self.prefix.prefixlen}"
+        return {"Address": address, "Data": {}}
+
+
+def parse_prefix(text: str) -> IPv4Network | IPv6Network:
+    """Read a prefix; raise BadInput for what is none."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise BadInput(f"{text[:60]!r} is not a prefix") from error
+
+
+def decode(data: bytes) -> Message:
+    """Read a request; the handshake's have no body."""
+    try:
+        return msgspec.json.decode(data or b"{}", type=Message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"Docker's request is not valid: {error}") from error
+
+
+def wanted_network(message: Message) -> str:
+    """Return the name of the network that a RequestPool names; '' when it names none."""
+    name = (message.options or {}).get(NETWORK_OPTION, "")
+    if not isinstance(name, str):
+        raise BadInput(f"{NETWORK_OPTION} is no name", HOW)
+    return name
+
+
+def pool_of(message: Message, networks: Sequence[NetworkInfo]) -> Pool:
+    """Return the pool that a RequestPool asks for; NotFound when there is no such network."""
+    if message.sub_pool:
+        raise BadInput("--ip-range is not supported: each node has leases of its own", "Omit it.")
+    name = wanted_network(message)
+    pools = [
+        Pool(network.name, parse_prefix(prefix))
+        for network in networks
+        for prefix in network.prefixes
+        if not name or network.name == name
+    ]
+    family = 6 if message.v6 else 4
+    if message.pool:
+        asked = parse_prefix(message.pool)
+        fitting = [pool for pool in pools if pool.prefix == asked]
+    elif not name:
+        raise BadInput("the network of the mesh is not named", HOW)
+    else:
+        fitting = [pool for pool in pools if pool.prefix.version == family]
+    if len(fitting) > 1:
+        raise BadInput(f"several networks have the prefix {message.pool}", HOW)
+    if not fitting:
+        what = f"network {name}" if name else "network"
+        with_prefix = f" with the prefix {message.pool}" if message.pool else ""
+        raise NotFound(f"the mesh has no {what}{with_prefix}", "Make it: meshnet network create.")
+    return fitting[0]
+
+
+def is_gateway(message: Message) -> bool:
+    return (message.options or {}).get(ADDRESS_TYPE) == GATEWAY_TYPE
+
+
+def mesh_network(message: Message, networks: Sequence[NetworkInfo]) -> str:
+    """Return the network of the mesh that a CreateNetwork is of, by the prefix of its pool."""
+    data = (message.ipv4_data or [{}])[0]
+    if data.get("AddressSpace") != SPACE:
+        raise BadInput("addresses on the mesh are given out by the mesh", HOW)
+    generic = (message.options or {}).get("com.docker.network.generic") or {}
+    name = generic.get(NETWORK_OPTION, "") if isinstance(generic, dict) else ""
+    pool = parse_prefix(str(data.get("Pool")))
+    fitting = [
+        network.name
+        for network in networks
+        if str(pool) in network.prefixes and name in ("", network.name)
+    ]
+    if len(fitting) != 1:
+        raise BadInput(
+            f"{len(fitting)} networks of the mesh have the prefix {pool}",
+            f"Say which: -o {NETWORK_OPTION}=NAME.",
+        )
+    return fitting[0]
+
+
+def owner(network_id: str, endpoint_id: str) -> str:
+    """Return the owner of an endpoint's attachment."""
+    return f"docker/{network_id}/{endpoint_id}"
+
+
+def attach_request(
+    network: str, message: Message, addresses: Sequence[str], name: str, labels: dict[str, str]
+) -> AttachRequest:
+    """Return what a Join asks of the agent. `name` is the container's, '' when Docker says none."""
+    service, compose = _services(labels)
+    return AttachRequest(
+        handed=True,
+        network=network,
+        addresses=tuple(addresses),
+        service=service or compose,
+        ports=_ports(labels),
+        aliases=(compose,) if compose and service else (),
+        basis=label_from(name) or f"c-{message.endpoint_id[:12]}",
+        owner=owner(message.network_id, message.endpoint_id),
+    )
+
+
+def service_requests(
+    network: str, attachment: str, name: str, labels: dict[str, str]
+) -> list[ServiceRequest]:
+    """Return what gives an attachment its names when they become known only later."""
+    first, ports = True, _ports(labels)
+    requests = []
+    for service in dict.fromkeys((*_services(labels), label_from(name))):
+        if service:
+            told = ports if first else ()
+            requests.append(
+                ServiceRequest(service=service, network=network, attachment=attachment, ports=told)
+            )
+            first = False
+    return requests
+
+
+def _services(labels: dict[str, str]) -> tuple[str, str]:
+    """Return the service by our label, and by compose's."""
+    return labels.get(SERVICE_LABEL, ""), label_from(labels.get(COMPOSE_LABEL, ""))
+
+
+def _ports(labels: dict[str, str]) -> tuple[PortSpec, ...]:
+    texts = labels.get(PORT_LABEL, "").split(",")
+    return tuple(port(text.strip()) for text in texts if text.strip())
+
+
+def join_answer(source: str, *, internal: bool) -> dict[str, Any]:
+    """Return the answer to a Join. Without a gateway Docker keeps a way out of its own."""
+    return {
+        "InterfaceName": {"SrcName": source, "DstPrefix": INTERFACE_PREFIX},
+        "StaticRoutes": [],
+        "DisableGatewayService": internal,
+    }

@@ -1,0 +1,127 @@
+"""Whatever Docker says to the driver, it gets a reply that it knows, or an error with words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshnet.cli.local import Agent
+from meshnet.cli.settings import Settings
+from meshnet.containers import docker_protocol as protocol
+from meshnet.containers.docker import Driver, Known, Networks
+from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_protocol import Message, Pool, attach_request, pool_of
+from meshnet.containers.docker_protocol import service_requests as requests_of
+from meshnet.errors import BadInput, MeshnetError, NotFound
+from meshnet.wire.local import NetworkInfo, PortSpec
+
+NETWORKS = [
+    NetworkInfo(name="red", vni=1, prefixes=("10.50.0.0/24", "fd00:1::/64")),
+    NetworkInfo(name="blue", vni=2, prefixes=("10.50.0.0/24", "fd00:2::/64")),
+    NetworkInfo(name="green", vni=3, prefixes=("10.60.0.0/24",)),
+]
+NAMED_RED = {"meshnet.network": "red"}
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    [
+        *("Pool", "SubPool", "V6", "PoolID", "Address", "Options", "NetworkID", "EndpointID"),
+        *("Interface", "IPv4Data"),
+    ]
+)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    nobody = tmp_path / "nobody"
+    networks = Networks(tmp_path / "docker.json")
+    networks.put("known", Known("red"))
+    return Driver(Agent(Settings(run_dir=nobody)), Engine(nobody), networks)
+
+
+@settings(
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data(), st.binary(max_size=40) | st.dictionaries(KEYS, JSON, max_size=5))
+def test_a_message_with_wrong_values_is_an_error_and_changes_nothing(
+    driver: Driver, tmp_path: Path, data: st.DataObject, said: bytes | dict[str, Any]
+) -> None:
+    call = driver.calls[data.draw(st.sampled_from(sorted(driver.calls)))]
+    before = (tmp_path / "docker.json").read_bytes()
+    try:
+        message = protocol.decode(said if isinstance(said, bytes) else json.dumps(said).encode())
+        answer = call(message)
+    except MeshnetError as error:
+        assert error.message
+    else:
+        assert json.dumps(answer)
+    assert (tmp_path / "docker.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("message", "pool"),
+    [
+        (Message(options=NAMED_RED), "meshnet/red/10.50.0.0/24"),
+        (Message(options=NAMED_RED, v6=True), "meshnet/red/fd00:1::/64"),
+        (Message(options=NAMED_RED, pool="10.50.0.0/24"), "meshnet/red/10.50.0.0/24"),
+        (Message(pool="10.60.0.0/24"), "meshnet/green/10.60.0.0/24"),
+    ],
+)
+def test_a_pool_is_found_by_name_or_prefix(message: Message, pool: str) -> None:
+    found = pool_of(message, NETWORKS)
+    assert str(found) == pool
+    assert Pool.parse(pool) == found
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (Message(), BadInput),
+        (Message(pool="10.50.0.0/24"), BadInput),
+        (Message(pool="10.50.0.0/24", sub_pool="10.50.0.0/26"), BadInput),
+        (Message(pool="10.99.0.0/24"), NotFound),
+        (Message(options={"meshnet.network": "none"}), NotFound),
+        (Message(options=NAMED_RED, pool="10.60.0.0/24"), NotFound),
+    ],
+)
+def test_a_pool_that_cannot_be_told_is_refused(message: Message, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        pool_of(message, NETWORKS)
+
+
+def test_docker_networks_are_remembered_over_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "docker.json"
+    Networks(path).put("id", Known("red", internal=True))
+    assert Networks(path).get("id") == Known("red", internal=True)
+    Networks(path).remove("id")
+    with pytest.raises(NotFound):
+        Networks(path).get("id")
+    path.write_bytes(b"{")
+    with pytest.raises(BadInput, match="damaged"):
+        Networks(path)
+
+
+def test_names_come_from_container_label_and_compose() -> None:
+    message = Message(network_id="n", endpoint_id="e" * 64)
+    compose = {"com.docker.compose.service": "front_end"}
+    labels = {"mesh.service": "web", "mesh.port": "80, grpc:9000", **compose}
+    full = attach_request("red", message, ["10.50.0.9"], "my_shop", labels)
+    assert (full.basis, full.service, full.aliases) == ("my-shop", "web", ("front-end",))
+    assert full.owner == f"docker/n/{'e' * 64}"
+    assert full.ports == (
+        PortSpec(number=80, name="http"),
+        PortSpec(number=9000, name="grpc"),
+    )
+    composed = attach_request("red", message, ["10.50.0.9"], "", compose)
+    assert (composed.basis, composed.service) == ("c-eeeeeeeeeeee", "front-end")
+    late = requests_of("red", "c-eeeeeeeeeeee", "my_shop", labels)
+    assert [request.service for request in late] == ["web", "front-end", "my-shop"]
