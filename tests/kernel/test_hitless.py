@@ -8,6 +8,7 @@ import pytest
 
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
+from meshnet.plan.mtu import NETWORK_MINIMUM
 from meshnet.wire.local import Attached, AttachRequest, DetachRequest, Done
 from tests.kernel.traffic import unbroken
 from tests.lab import wait_until
@@ -50,6 +51,34 @@ def test_a_coordinator_that_is_killed_and_started_again_loses_no_packet(
         mesh.coordinator.kill()
         mesh.coordinator.start()
         mesh.wait_until_whole()
+
+
+def test_a_node_that_joins_and_is_revoked_costs_the_others_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    with unbroken(*boxes):
+        late = mesh.join(mesh.coordinator.host)
+        mesh.wait_until_whole()
+        mesh.revoke(late)
+        mesh.wait_until_whole()
+    late.meshnet("down", "--purge", "--yes")
+
+
+def test_a_network_that_changes_its_mtu_loses_no_packet(mesh: Mesh, boxes: tuple[Box, Box]) -> None:
+    before = mtus(mesh)
+    link = mesh.nodes["n4"].host.links[0]
+    with unbroken(*boxes):
+        link.set_mtu(1400)
+        wait_until(lambda: mtus(mesh) == {NETWORK_MINIMUM}, 10, lambda: f"it: {mtus(mesh)}")
+        link.set_mtu(1500)
+        wait_until(lambda: mtus(mesh) == before, 10, lambda: f"{before}: {mtus(mesh)}")
+
+
+def mtus(mesh: Mesh) -> set[int]:
+    """Return the MTUs that the hosts' own interfaces on network `default` have."""
+    show = ("ip", "-o", "link", "show", "dev", "mesh-default")
+    lines = (node.host.output(*show).split() for node in mesh)
+    return {int(words[words.index("mtu") + 1]) for words in lines}
 
 
 def test_a_hundred_and_twenty_changes_of_the_view_lose_no_packet(

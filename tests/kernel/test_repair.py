@@ -12,7 +12,6 @@ from tests.scenes.test_mesh_repair import IN, TAMPERINGS, WITHIN, ours, words_of
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
 
 HERE = {
-    "keepalive changed": "wg set meshnet0 peer $peer persistent-keepalive 77",
     "firewall mark set": "wg set meshnet0 fwmark 77",
     "listen port changed": "wg set meshnet0 listen-port 51999",
     "allowed IPs replaced": "wg set meshnet0 peer $peer allowed-ips 10.77.0.0/16",
@@ -20,14 +19,12 @@ HERE = {
     "VXLAN MTU changed": f"{IN} ip link set vx0 mtu 1290",
     "port MTU changed": f"{IN} ip link set $port mtu 1290",
     "nft rule added": "nft insert rule inet meshnet output accept",
-    "namespace renamed": "umount /run/netns/meshnet-default && rm /run/netns/meshnet-default",
+    "namespace renamed": "umount -l /run/netns/meshnet-default && rm /run/netns/meshnet-default",
 }
 KINDS = {
     "peer removed": "ChangePeers",
-    "strange peer": "ChangePeers",
     "allowed IP stolen": "ChangePeers",
     "allowed IPs replaced": "ChangePeers",
-    "keepalive changed": "ChangePeers",
     "firewall mark set": "ConfigureTunnel",
     "listen port changed": "ConfigureTunnel",
     "tunnel MTU changed": "SetTunnelLink",
@@ -44,7 +41,6 @@ KINDS = {
     "namespace renamed": "BuildSegment",
     "port MTU changed": "SetPort",
     "nft rule added": "SetGuard",
-    "nft table removed": "SetGuard",
 }
 
 
