@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -29,18 +30,28 @@ from meshnet.linux.underlay import underlay
 from meshnet.linux.wireguard import find_free_port, is_port_free, pick_backend
 from meshnet.model.addresses import Address, Endpoint
 from meshnet.model.names import ZONE
+from meshnet.model.records import Attachment
 from meshnet.model.view import Node
 from meshnet.plan.diagnose import diagnose
 from meshnet.plan.diff import plan
-from meshnet.plan.evidence import Asked, Evidence, Subject, Tried, certificate_of, resolve
+from meshnet.plan.evidence import (
+    Asked,
+    Evidence,
+    Subject,
+    Tried,
+    certificate_of,
+    ends_inside,
+    resolve,
+)
 from meshnet.plan.firewall import Drop, find_drop
 from meshnet.plan.packets import frames, host_packets
-from meshnet.plan.state import NETNS_PREFIX, Host, Peer
+from meshnet.plan.state import HOST, NETNS_PREFIX, Host, Peer, Port
 from meshnet.wire.local import Diagnosis, Finding
 
 COORDINATOR_LIMIT = 4.0
 ECHO_WAIT = 4.0
 """Seconds for the first echo: a handshake that was lost is tried again after five (WireGuard)."""
+INSIDE_WAIT = 2.0
 SMALL = 84
 TRIED_BY_HAND = 16
 """Peers that are tried without an agent; it knows all by its probes."""
@@ -89,9 +100,11 @@ class Doctor:
         """Return what is wrong with this node, or between `a` and `b`; both '' or neither."""
         here, peer = self._ends(a, b)
         evidence = await self._known(here, peer)
+        tried = await self._try(evidence)
+        reached = None if tried.answered is False else await self._reach(evidence)
         evidence = replace(
             evidence,
-            tried=await self._try(evidence),
+            tried=replace(tried, reached=reached),
             unreachable=await self._unreachable(evidence),
             asked=await self._ask_dns(),
         )
@@ -170,6 +183,20 @@ class Doctor:
         size = min(evidence.have.tunnel.mtu, peer.record.mtu)
         return await asyncio.to_thread(_try, address, source, evidence.have.tunnel.name, size)
 
+    async def _reach(self, evidence: Evidence) -> bool | None:
+        """Say whether the other attachment answers an echo from ours; None when not tried."""
+        ends = ends_inside(evidence)
+        if ends is None or evidence.onlooker or ends[0] == ends[1]:
+            return None
+        ours, theirs = ends
+        segment = evidence.want.segments.get(ours.network)
+        ports = segment.ports.values() if segment else ()
+        port = next((port for port in ports if port.mac == ours.mac), None)
+        source, address = _ipv4(ours), _ipv4(theirs)
+        if port is None or source is None or address is None:
+            return None
+        return await asyncio.to_thread(_echo_from, port, address, source)
+
     async def _unreachable(self, evidence: Evidence) -> tuple[str, ...]:
         """Return the names of peers that are not reached; of a pair seen from outside, of those."""
         if evidence.me is None or (evidence.peer and not evidence.onlooker):
@@ -240,6 +267,25 @@ def _try(address: IPv4Address, source: IPv4Address, device: str, size: int) -> T
     largest = size if passes else probe.largest_echo(address, source, device, size)
     down = probe.is_closed(address, AGENT_PORT)
     return Tried(answered=True, size=size, passes=passes, largest=largest, agent_down=down)
+
+
+def _ipv4(attachment: Attachment) -> IPv4Address | None:
+    return next((one for one in attachment.addresses if isinstance(one, IPv4Address)), None)
+
+
+def _echo_from(port: Port, address: IPv4Address, source: IPv4Address) -> bool | None:
+    """Echo from a port's own namespace; None where that cannot be entered."""
+    echo = partial(probe.echo, address, source, port.interface, SMALL, INSIDE_WAIT)
+    if port.netns == HOST:
+        return echo()
+    try:
+        descriptor = netns.open_path(port.netns, port.inode)
+    except MeshnetError:
+        return None
+    try:
+        return netns.inside(descriptor, f"send an echo from {port.netns}", echo)
+    finally:
+        os.close(descriptor)
 
 
 def _frame_drops(network: str) -> Iterator[Drop]:

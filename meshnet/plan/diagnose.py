@@ -3,7 +3,7 @@
     identity  clock  map            who we are, when, and whether we know of the other
     firewall  port  tunnel  peer    what must be there before a handshake
     handshake  MTU  route           whether packets pass, of which size, and whether they are sent
-    FDB  neighbour  bridge  container    the network inside the tunnel, up to the container
+    FDB  neighbour  bridge  container  reach    the network inside, up to the container
     DNS  agent                      names, and who keeps all this in order
 
 Each check is one small function. A later one often fails because an earlier one does, so the first
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from meshnet.plan.drift import drift
-from meshnet.plan.evidence import Certificate, Evidence
+from meshnet.plan.evidence import Certificate, Evidence, ends_inside
 from meshnet.plan.firewall import Drop, Rule
 from meshnet.plan.state import Peer, PeerStatus
 from meshnet.wire.local import Diagnosis, Finding
@@ -359,6 +359,22 @@ def _inside(check: str, fine: str) -> Check:
     return judge
 
 
+def check_reach(evidence: Evidence) -> Finding | None:
+    """The other attachment answers ours over the network, all the way."""
+    ends = ends_inside(evidence)
+    if ends is None or evidence.tried.reached is None:
+        return None
+    ours, theirs = ends
+    if evidence.tried.reached:
+        return _ok("reach", f"{theirs.name} answers {ours.name} at {theirs.addresses[0]}")
+    where = evidence.peer.node.name if evidence.peer and evidence.peer.node else "its node"
+    return _wrong(
+        "reach",
+        f"{theirs.name} does not answer an echo from {ours.name} at {theirs.addresses[0]}",
+        f"If nothing is wrong above, the fault is at its end: run the same on {where}.",
+    )
+
+
 # Names, and who keeps all this in order
 
 
@@ -435,6 +451,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("neighbour", _inside("neighbour", "every remote address has its MAC")),
     ("bridge", _inside("bridge", "every port is wired to its bridge")),
     ("container", _inside("container", "every interface has its addresses")),
+    ("reach", check_reach),
     ("DNS", check_dns),
     ("agent", check_agent),
 )

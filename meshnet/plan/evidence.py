@@ -47,7 +47,8 @@ class Tried:
     """What came of trying to reach the peer. `answered`: it answers inside the tunnel.
 
     `size` is the largest packet that should pass, `passes` whether it did, `largest` what did.
-    `agent_down`: its host says that nobody listens on the agent's port.
+    `agent_down`: its host says that nobody listens on the agent's port. `reached`: the attachment
+    in question answers an echo from ours, over the network.
     """
 
     answered: bool | None = None
@@ -55,6 +56,7 @@ class Tried:
     passes: bool | None = None
     largest: int = 0
     agent_down: bool = False
+    reached: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,21 @@ class Evidence:
     def local(self) -> bool:
         """Whether both ends are on this node, so that no tunnel is between them."""
         return bool(self.peer and self.peer.node and self.peer.node.id == self.own)
+
+
+def ends_inside(evidence: Evidence) -> tuple[Attachment, Attachment] | None:
+    """Return (ours, theirs) on one network; ours is the host's own where no other is named."""
+    here, peer = evidence.here, evidence.peer
+    if here is None or here.node is None or peer is None or peer.attachment is None:
+        return None
+    theirs = peer.attachment
+    if here.attachment is not None:
+        same = here.attachment.network == theirs.network
+        return (here.attachment, theirs) if same else None
+    for item in here.node.attachments.values():
+        if item.host and item.network == theirs.network:
+            return item, theirs
+    return None
 
 
 def resolve(view: View, word: str, own: str = "") -> Subject:

@@ -72,6 +72,7 @@ assert WANT.tunnel is not None
 TUNNEL: Tunnel = WANT.tunnel
 KEY = f.wireguard(101)
 SEGMENT: Segment = WANT.segments["default"]
+PASSES = Tried(answered=True, size=1420, passes=True, largest=1420, reached=True)
 ((PORT_NAME, PORT),) = SEGMENT.ports.items()
 MAC, VTEP = next(iter(SEGMENT.fdb.items()))
 NEIGHBOUR = next(iter(SEGMENT.neighbours))
@@ -93,7 +94,7 @@ def well(*words: str, have: Host = WANT) -> Evidence:
         here=here,
         peer=peer,
         peer_certificate=certificate_of(facts(), words[1] if words else ""),
-        tried=Tried(answered=True, size=1420, passes=True, largest=1420) if words else Tried(),
+        tried=PASSES if words else Tried(),
         asked=(Asked("10.213.0.1", "n0.mesh", frozenset({"x"}), frozenset({"x"}), "NOERROR"),),
     )
 
@@ -250,6 +251,11 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"tried": Tried(answered=True, size=1420, passes=False, largest=1280)},
         "MTU",
         "packets of 1420 bytes do not pass the tunnel, of 1280 bytes do",
+    ),
+    "no echo": (
+        {"tried": replace(PASSES, reached=False)},
+        "reach",
+        "c2 does not answer an echo from c1 at 10.214.0.69",
     ),
     "no DNS": (
         {"asked": (Asked("10.213.0.1", "n0.mesh", error="no answer"),)},

@@ -171,6 +171,18 @@ def test_a_containers_address_that_was_removed_is_named(play: Play) -> None:
     wait_until_well(play)
 
 
+def test_a_fault_at_the_far_end_sends_us_there(play: Play) -> None:
+    interface = play.b.given.interface
+    with stopped(play.n2):
+        play.b.container.shell(f"ip addr del {play.b.given.addresses[0]} dev {interface}")
+        code, here = doctor(play.n1, "c1", "c2")
+        assert (code, first(here).check) == (1, "reach")
+        assert "run the same on n2" in first(here).do
+        code, there = doctor(play.n2, "c1", "c2")
+    assert (code, first(there).check) == (1, "container")
+    wait_until_well(play)
+
+
 def test_an_endpoint_that_is_not_the_peers_is_named(play: Play) -> None:
     words = words_of(play)
     with stopped(play.n1, play.n2):
