@@ -20,7 +20,7 @@ from meshnet.linux.port import Event
 from meshnet.linux.wireguard import refused
 from meshnet.model.addresses import Address, Interface, Prefix
 from meshnet.plan import operations as op
-from meshnet.plan.state import BRIDGE, HOST, VXLAN, Guard, Host, Port, Segment, Tunnel
+from meshnet.plan.state import BRIDGE, HANDED, HOST, VXLAN, Guard, Host, Port, Segment, Tunnel
 from tests.fakes.wireguard import FakeWireGuard
 
 NOWHERE = IPv4Address(0)
@@ -334,7 +334,7 @@ class FakeKernel:
         network, port = self._change(it.network), it.port
         if network.bridge_mac is None:
             raise NotFound(f"network {it.network} has no bridge", "Build it again.")
-        if port.netns != HOST and self.namespaces.get(port.netns) != port.inode:
+        if port.netns not in (HOST, HANDED) and self.namespaces.get(port.netns) != port.inode:
             raise NotFound(f"network namespace {port.netns} does not exist")
         if it.name not in network.ports and self._has_interface(port):
             raise Conflict(f"{port.netns or 'the host'} has a link {port.interface} already")

@@ -233,6 +233,25 @@ def test_a_network_without_our_ipam_driver_is_refused_with_the_reason(
     assert "--ipam-opt meshnet.network=NAME" in unnamed.stderr
 
 
+def test_a_container_has_an_ipv6_address_when_its_network_has(
+    mesh: Mesh, dockers: dict[str, Docker]
+) -> None:
+    for docker in dockers.values():
+        options = ("--ipv6", "--ipam-driver=meshnet", "--ipam-opt=meshnet.network=six")
+        docker("network", "create", "-d", "meshnet", *options, "six")
+        docker.run("c6", "six", *STAY)
+    here, there = dockers.values()
+    template = "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}"
+    far = there("inspect", "-f", template, "c6").strip()
+    assert mesh.nodes["n1"].dig("c6.six.mesh", "AAAA").count(far) == 1
+    reach = ("exec", "c6", "/bin/ping", "-6", "-c1", "-W2", far)
+    wait_until(lambda: here.host.works("/usr/bin/docker", *reach), 5, "IPv6 from host to host")
+    for docker in dockers.values():
+        docker("rm", "-f", "c6")
+        docker("network", "rm", "six")
+    nothing_remains(mesh)
+
+
 def test_a_network_is_made_on_the_mesh_when_it_is_not_there(
     mesh: Mesh, dockers: dict[str, Docker]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from meshnet.errors import BadInput, Conflict, KernelRefused, NotFound
 from meshnet.plan import operations as op
-from meshnet.plan.state import Host
+from meshnet.plan.state import HANDED, Host, Port, handed_interface
 from tests.lab.kernel_hosts import Machine
 from tests.lab.kernel_wishes import (
     ADDRESS4,
@@ -307,6 +307,20 @@ def test_a_removed_port_is_gone_and_the_others_stay(machine: Machine) -> None:
     machine.kernel.apply(op.RemovePort(NET, PORT))
 
     assert read(machine).ports == {HOST_PORT: ON_HOST}
+
+
+def test_a_port_handed_to_an_engine_is_made_kept_changed_and_removed(machine: Machine) -> None:
+    handed = Port(HANDED, 0, handed_interface(PORT), "0a:00:00:00:00:09", 1370, frozenset())
+    mend(machine, one(replace(EMPTY, ports={PORT: handed})))
+    assert read(machine).ports == {PORT: handed}
+
+    smaller = replace(handed, mtu=1280)
+    for _ in range(2):
+        machine.kernel.apply(op.SetPort(NET, PORT, smaller))
+    assert read(machine).ports == {PORT: smaller}
+
+    machine.kernel.apply(op.RemovePort(NET, PORT))
+    assert read(machine).ports == {}
 
 
 def test_a_port_into_a_namespace_that_is_gone_or_another_is_not_found(machine: Machine) -> None:
