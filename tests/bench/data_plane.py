@@ -71,7 +71,7 @@ class Way:
         )
         text = (output.stderr or output.stdout).strip().splitlines()[-1]
         times = sorted(float(word) for word in text.partition(" : ")[2].split() if word != "-")
-        if len(times) < PROBES * 0.98:
+        if len(times) < PROBES * 0.8:
             raise RuntimeError(f"{self.name}: {PROBES - len(times)} of {PROBES} pings were lost")
         return times
 
