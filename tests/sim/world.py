@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import shutil
 import socket
@@ -30,6 +31,7 @@ from meshnet.coordinator.setup import initialise
 from meshnet.coordinator.sql import migrate
 from meshnet.errors import MeshnetError, NotFound
 from meshnet.linux.underlay import UnderlayAddress
+from meshnet.model.keys import PublicKey
 from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
 from tests.fakes.kernel import FakeKernel
 from tests.sim.underlay import SimSockets, Wires
@@ -63,6 +65,11 @@ class SimNode:
 
     def underlay(self) -> list[UnderlayAddress]:
         return [UnderlayAddress("eth0", 1500, ip_interface(self.address))]
+
+    @functools.cached_property
+    def key(self) -> PublicKey:
+        """The node's WireGuard key."""
+        return self.state.keys()[1].public
 
     @property
     def running(self) -> bool:
