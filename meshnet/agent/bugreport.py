@@ -16,6 +16,7 @@ import platform
 import re
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from meshnet.agent.storage import StateDir
 from meshnet.errors import Conflict, MeshnetError, Unavailable
 from meshnet.linux import netns
 from meshnet.linux.foreign import output
+from meshnet.model.facts import FactSet
 from meshnet.plan.state import NETNS_PREFIX, NFT_TABLE
+from meshnet.wire.local import encode
 
 CUT = b"[removed]"
 TOKEN = re.compile(rb"mnt1\.[^\s\"'<>]*")
@@ -70,7 +73,7 @@ def write(path: Path, state_dir: Path, told: Mapping[str, bytes]) -> list[str]:
     `told` are files made elsewhere: what the agent says, what the doctor found. Conflict when
     there is such a file already.
     """
-    files = {**told, **dict(_looked_at())}
+    files = {**told, **dict(_looked_at()), "facts.json": _facts(StateDir(state_dir))}
     clean = Cleaner(secrets(state_dir))
     cleaned = {name: clean(data) for name, data in sorted(files.items()) if data}
     try:
@@ -85,6 +88,14 @@ def write(path: Path, state_dir: Path, told: Mapping[str, bytes]) -> list[str]:
             info.size, info.mode, info.mtime = len(data), 0o600, int(time.time())
             bundle.addfile(info, io.BytesIO(data))
     return list(cleaned)
+
+
+def _facts(state: StateDir) -> bytes:
+    """Return how many facts of each kind are on disk, and the digest of them all."""
+    facts = FactSet()
+    facts.merge(state.journal().load())
+    kinds = Counter(fact.slot.kind for fact in facts)
+    return encode({"digest": facts.digest, "kinds": dict(sorted(kinds.items()))})
 
 
 def _looked_at() -> Iterator[tuple[str, bytes]]:
@@ -150,5 +161,5 @@ def _spellings(secret: bytes) -> Iterator[bytes]:
     """Yield patterns. 30 bytes are 40 characters of base64 whatever follows them."""
     yield re.escape(secret)
     yield b"(?i:" + secret.hex().encode() + b")"
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield re.escape(encode(secret[:30])) + rb"[A-Za-z0-9+/_=-]*"
+    for spell in (base64.b64encode, base64.urlsafe_b64encode):
+        yield re.escape(spell(secret[:30])) + rb"[A-Za-z0-9+/_=-]*"

@@ -20,6 +20,7 @@ FILES = {
     "status.json",
     "peers.json",
     "plan.json",
+    "facts.json",
     "doctor.txt",
     "host/links.json",
     "host/nft.json",
@@ -78,6 +79,9 @@ def test_a_bundle_tells_all_and_holds_no_key_and_no_token(mesh: Mesh) -> None:
     assert b"mnt1.[removed]" in files["services.json"]
     assert node.status().public_key.encode() in files["host/wireguard.txt"]
     assert json.loads(files["peers.json"])[0]["name"] == "n2"
+    assert json.loads(files["facts.json"])["kinds"]["membership"] == 2
+    digests = {json.loads(files[name])["digest"] for name in ("facts.json", "status.json")}
+    assert len(digests) == 1, "the facts on disk are those in memory"
     assert "handshake" in files["doctor.txt"].decode()
 
 

@@ -36,6 +36,9 @@ TOLD: dict[str, type[Any]] = {
 }
 """What the agent is asked for."""
 
+PATIENCE = 10.0
+"""Seconds for each answer; a busy agent is waited for, one that hangs is left out."""
+
 
 @click.command()
 @click.option(
@@ -66,7 +69,7 @@ def bugreport(settings: Settings, output: Path | None) -> None:
 
 
 def _told(settings: Settings) -> Iterator[tuple[str, bytes]]:
-    agent = Agent(settings)
+    agent = Agent(settings, PATIENCE)
     for name, kind in TOLD.items():
         try:
             yield f"{name}.json", encode(agent.get(f"/v1/{name}", kind))
