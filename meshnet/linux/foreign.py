@@ -19,7 +19,10 @@ from meshnet.plan.firewall import Ruleset, merge, parse
 TIME_LIMIT = 10
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 LEGACY = {"ip": "iptables-legacy-save", "ip6": "ip6tables-legacy-save"}
-LOADED = {"ip": "/proc/thread-self/net/ip_tables_names", "ip6": "/proc/thread-self/net/ip6_tables_names"}
+LOADED = {
+    "ip": "/proc/thread-self/net/ip_tables_names",
+    "ip6": "/proc/thread-self/net/ip6_tables_names",
+}
 HOOKS = {
     "PREROUTING": "prerouting",
     "INPUT": "input",
