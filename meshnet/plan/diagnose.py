@@ -137,7 +137,8 @@ def check_map(evidence: Evidence) -> Finding | None:
     if evidence.peer_digest and evidence.peer_digest != evidence.digest:
         theirs, ours = evidence.peer_digest[:12], evidence.digest[:12]
         return _note("map", f"{node.name} has other facts (digest {theirs}) than we ({ours})")
-    return _ok("map", f"{node.name} is known, with {len(node.attachments)} attachments")
+    count = len(node.attachments)
+    return _ok("map", f"{node.name} is known, with {count} attachment{'s' * (count != 1)}")
 
 
 def _unknown_end(word: str, evidence: Evidence) -> Finding:
@@ -183,8 +184,14 @@ def check_firewall(evidence: Evidence) -> Finding | None:
 
 def _is_guilty(drop: Drop, evidence: Evidence) -> bool:
     """A rule is not to blame for packets that are seen to pass, and a vague one only for others."""
-    answered = evidence.tried.answered
+    answered = evidence.tried.answered if evidence.peer else _all_answer(evidence)
     return answered is False or (drop.sure and not (drop.packet.tested and answered))
+
+
+def _all_answer(evidence: Evidence) -> bool | None:
+    """Say whether every peer is reached; None where there is no peer to tell by."""
+    others = [n for n in evidence.view.nodes.values() if n.record and n.id != evidence.own]
+    return not evidence.unreachable if others else None
 
 
 def _lift(rule: Rule) -> str:
@@ -412,7 +419,8 @@ def check_agent(evidence: Evidence) -> Finding:
             f"the agent of {peer.name} is down; its tunnel and containers go on without it",
             f"Start it: on {peer.name}, systemctl start meshnet-agent.",
         )
-    return _ok("agent", "runs" if peer is None or evidence.local else "runs on both ends")
+    both = peer is not None and not evidence.local and evidence.tried.answered
+    return _ok("agent", "runs on both ends" if both else "runs")
 
 
 def _mend(evidence: Evidence) -> str:

@@ -357,6 +357,14 @@ def test_a_node_without_names_tells_of_itself_and_of_peers_not_reached() -> None
     assert (wrong.check, wrong.do) == ("handshake", "See why: meshnet doctor n0 n1")
 
 
+@pytest.mark.parametrize(("unreachable", "state"), [(("n1",), "wrong"), ((), "note")])
+def test_a_rule_is_not_to_blame_while_every_peer_is_reached(
+    unreachable: tuple[str, ...], state: str
+) -> None:
+    found = diagnose(replace(well(), drops=(drop(),), unreachable=unreachable))
+    assert [one.state for one in found.findings if one.check == "firewall"] == [state]
+
+
 def test_a_third_node_tells_only_what_it_can() -> None:
     found = diagnose(replace(well("n1", "n2"), unreachable=("n2",)))
     assert [one.check for one in found.findings] == [
