@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshnet.agent.storage import FILES, LocalAttachment, StateDir
+from meshnet.agent.storage import FILES, StateDir
 from meshnet.errors import BadInput, NotFound, Unavailable
+from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import FactSet
 from meshnet.model.keys import SigningKey
 from meshnet.model.records import Attachment
