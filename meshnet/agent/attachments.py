@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from meshnet.agent.storage import LocalAttachment, LocalInstance, StateDir
+from meshnet.agent.storage import StateDir
 from meshnet.errors import BadInput, Conflict, NotFound
 from meshnet.model.addresses import Address
+from meshnet.model.attached import LocalAttachment, LocalInstance
 from meshnet.model.names import label_from
 from meshnet.model.records import Attachment, Instance, Record, ServicePort
 from meshnet.plan.desired import LocalPort

@@ -16,9 +16,9 @@ from typing import Protocol
 from meshnet.agent.attachments import with_instance, without_instance
 from meshnet.agent.node import MeshNode
 from meshnet.agent.report import service_name
-from meshnet.agent.storage import LocalAttachment, LocalInstance
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 from meshnet.model.addresses import Address, attachment_mac, gateway
+from meshnet.model.attached import LocalAttachment, LocalInstance
 from meshnet.model.names import DEFAULT_NETWORK, ZONE, check_name
 from meshnet.model.records import ServicePort
 from meshnet.model.statements import Lease, Network

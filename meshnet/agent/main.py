@@ -22,12 +22,12 @@ from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
 from meshnet.agent.names import Names
 from meshnet.agent.node import TUNNEL, Machine, MeshNode
-from meshnet.agent.notify import notify, watchdog_interval
 from meshnet.agent.sockets import MeshSockets
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
 from meshnet.errors import MeshnetError, Unavailable
 from meshnet.linux.kernel import LinuxKernel
+from meshnet.linux.notify import notify, watchdog_interval
 from meshnet.linux.underlay import underlay
 from meshnet.linux.wireguard import find_free_port, pick_backend
 from meshnet.plan.desired import tunnel_mtus

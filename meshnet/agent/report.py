@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from meshnet.agent.storage import LocalAttachment
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Prefix, gateway
+from meshnet.model.attached import LocalAttachment
 from meshnet.model.keys import PublicKey
 from meshnet.model.names import DEFAULT_NETWORK, ZONE
 from meshnet.model.records import Instance

@@ -24,6 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from meshnet.errors import BadInput, MeshnetError, NotFound, Unavailable
+from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey, PrivateKey, SigningKey
 from meshnet.wire import codec
@@ -55,35 +56,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int = 51820
     host_networks: tuple[str, ...] = ("default",)
     dns_forward: bool = True
-
-
-class LocalInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """A service instance behind a local attachment, as it was asked for."""
-
-    service: str
-    ports: tuple[tuple[int, str, str], ...] = ()
-    healthy: bool = True
-    weight: int = 1
-    metadata: dict[str, str] = {}
-
-
-class LocalAttachment(msgspec.Struct, frozen=True, kw_only=True):
-    """An attachment of this node. `boot` tells whether `inode` still means the same namespace.
-
-    `owner` is the key of whoever made it, such as a container engine; no two have the same.
-    """
-
-    network: str
-    name: str
-    addresses: tuple[str, ...]
-    mac: str
-    interface: str
-    netns: str = ""
-    inode: int = 0
-    boot: str = ""
-    host: bool = False
-    instances: tuple[LocalInstance, ...] = ()
-    owner: str = ""
 
 
 class StateDir:

@@ -21,7 +21,6 @@ import uvloop
 from aiohttp import web
 from prometheus_client import Gauge
 
-from meshnet.agent.notify import notify, watchdog_interval
 from meshnet.coordinator import tls
 from meshnet.coordinator.admin import Admin
 from meshnet.coordinator.committer import Batch, Committer
@@ -44,6 +43,7 @@ from meshnet.coordinator.store import Store
 from meshnet.coordinator.tokens import Tokens
 from meshnet.coordinator.world import World
 from meshnet.errors import MeshnetError, Unavailable
+from meshnet.linux.notify import notify, watchdog_interval
 from meshnet.model.statements import Coordinators
 from meshnet.wire.fact import open_fact
 

@@ -1,4 +1,4 @@
-"""Pure. What the coordinator needs of a store, whichever database stands behind it.
+"""Shell. What the coordinator needs of a store, whichever database stands behind it.
 
 One transaction is one `Transaction`; it is durable when `Store.begin` has been left without an
 error, and has not happened otherwise. `savepoint` undoes a part. A name or address that somebody

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import msgspec
 
-from meshnet.agent.storage import LocalAttachment, Settings, StateDir
+from meshnet.agent.storage import Settings, StateDir
 from meshnet.linux.netlink import in_namespace
 from meshnet.model.addresses import Endpoint, attachment_mac, mesh_prefix6, node_address6
+from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PrivateKey, SigningKey
 from meshnet.model.records import Attachment, Candidate, Instance, NodeRecord, Record, ServicePort
@@ -173,7 +174,7 @@ class Watch:
     """FDB changes of the segment, as the kernel tells them."""
 
     def __init__(self, host: Host) -> None:
-        inside = f"/proc/{host.pid}/root/run/netns/meshnet-default"
+        inside = str(host.file("/run/netns/meshnet-default"))
         self._socket = in_namespace(inside, self._open)
 
     @staticmethod

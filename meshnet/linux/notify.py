@@ -1,4 +1,4 @@
-"""Shell. Words to systemd (sd_notify(3)): a datagram to the socket it named, or nothing."""
+"""Driver. Words to systemd (sd_notify(3)): a datagram to the socket it named, or nothing."""
 
 from __future__ import annotations
 
