@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from ipaddress import ip_address
 
 import pytest
@@ -167,6 +167,24 @@ def test_without_an_agent_docker_is_told_at_once_and_containers_run_on(
     nothing_remains_on(node)
     docker(*words)
     dockers["n2"]("rm", "-f", "other")
+    nothing_remains(mesh)
+
+
+def test_an_agent_killed_in_the_middle_leaves_nothing(
+    mesh: Mesh, dockers: dict[str, Docker]
+) -> None:
+    node, docker = mesh.nodes["n2"], dockers["n2"]
+    words = ("run", "--rm", "--name=brief", "--network=appnet", IMAGE, "/bin/true")
+    for number in range(6):
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(docker.host.works, "/usr/bin/docker", *words, timeout=60)
+            wait([run], 0.12 * number)
+            node.kill()
+            run.exception(60)
+        node.start()
+        nothing_remains_on(node)
+        docker("rm", "-f", "brief", check=False)
+    docker(*words)
     nothing_remains(mesh)
 
 
