@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 NETWORKS = ("default", "back")
 REST_LIMIT = 60.0
-MOVE_LIMIT = 150.0
+MOVE_LIMIT = 300.0
+BUILD_LIMIT = 240.0
 PAUSE = 0.05
 
 
@@ -81,7 +82,7 @@ class MeshModel(RuleBasedStateMachine):
             token = await self.world.token(self.count)
             names = [f"n{number}" for number in range(self.count)]
             await asyncio.gather(*(self.world.join(token, name) for name in names))
-            await self._rest()
+            await self._rest(BUILD_LIMIT)
             await self.world.create_network("back", by="n0")
 
         self.do(start())
@@ -188,12 +189,12 @@ class MeshModel(RuleBasedStateMachine):
         if self.world.nodes:
             self.do(self._rest())
 
-    async def _rest(self) -> None:
+    async def _rest(self, limit: float = REST_LIMIT) -> None:
         """Wait until all is as the model says; fail with the first difference when it never is."""
-        deadline = time.monotonic() + REST_LIMIT
+        deadline = time.monotonic() + limit
         while difference := self._difference():
-            assert time.monotonic() < deadline, difference
-            await asyncio.sleep(PAUSE)
+            assert time.monotonic() < deadline, difference[:2000]
+            await asyncio.sleep(PAUSE * len(self.world.nodes) / 6)
 
     def _difference(self) -> str:
         for sim in self.world.nodes.values():
@@ -272,7 +273,7 @@ TestSmallMesh.settings = settings(max_examples=8, stateful_step_count=20, **COMM
 TestSmallMesh = pytest.mark.timeout(420)(TestSmallMesh)
 
 TestMeshOfTwoHundred = LargeMeshModel.TestCase
-TestMeshOfTwoHundred.settings = settings(max_examples=1, stateful_step_count=8, **COMMON)  # type: ignore[arg-type]
-TestMeshOfTwoHundred = pytest.mark.timeout(600)(TestMeshOfTwoHundred)
+TestMeshOfTwoHundred.settings = settings(max_examples=1, stateful_step_count=5, **COMMON)  # type: ignore[arg-type]
+TestMeshOfTwoHundred = pytest.mark.timeout(1200)(TestMeshOfTwoHundred)
 
 __all__ = ["TestMeshOfTwoHundred", "TestSmallMesh"]
