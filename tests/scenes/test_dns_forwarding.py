@@ -22,7 +22,9 @@ import pytest
 
 from meshnet.dns.forward import ATTEMPT_SECONDS, ATTEMPTS_MAX
 from tests.lab.waiting import wait_until
-from tests.scenes.dns_served import HERE, WEB4, Served, free_port
+from tests.scenes.dns_served import HERE, WEB4, Served, free_port, served
+
+__all__ = ["served"]
 
 
 class Upstream:

@@ -35,7 +35,9 @@ from meshnet.model.records import Attachment, Instance
 from meshnet.model.view import Node
 from tests.lab.waiting import wait_until
 from tests.pure.dns_world import attachment, instance, node, view
-from tests.scenes.dns_served import HERE, WEB4, Served, free_port, mesh, web
+from tests.scenes.dns_served import HERE, WEB4, Served, free_port, mesh, served, web
+
+__all__ = ["served"]
 
 
 @pytest.mark.parametrize("server", [HERE, "::1"])
