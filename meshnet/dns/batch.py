@@ -97,7 +97,8 @@ class Batch:
     """Slots for the sockets of one address family."""
 
     def __init__(self, family: int) -> None:
-        library = ctypes.CDLL(None, use_errno=True)
+        # They never wait, so there is no need to let go of the interpreter meanwhile.
+        library = ctypes.PyDLL(None, use_errno=True)
         self._receive, self._send = library.recvmmsg, library.sendmmsg
         for call, more in ((self._receive, (ctypes.c_void_p,)), (self._send, ())):
             call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, *more)
