@@ -4,8 +4,8 @@ Every datagram has a slot: a piece of one shared buffer, and room for its sender
 packet is answered in its slot, over the query and behind the ID, so that nothing is copied but the
 answer. The headers for receiving and for sending share slots and addresses.
 
-Where the system has no such calls, `Single` does the same with one datagram at a time, at four
-fifths of the speed.
+`Single` does the same with one datagram at a time. It answers the first of them some microseconds
+sooner and many of them at four fifths of the speed, and needs nothing special of the system.
 """
 
 from __future__ import annotations
@@ -61,13 +61,15 @@ class Single:
     def __init__(self) -> None:
         self._last: Sender = ("", 0)
 
-    def serve(self, sock: socket, packets: Packets, odd: Answer) -> tuple[int, int]:
-        """Answer what waits on a socket, a limited number. Return how many there were, and how
-        many were known packets. The others go to `odd` with this object and a slot, by which to
-        ask for the sender.
+    def serve(
+        self, sock: socket, packets: Packets, odd: Answer, most: int = SLOTS
+    ) -> tuple[int, int]:
+        """Answer what waits on a socket, `most` of it. Return how many there were, and how many
+        were known packets. The others go to `odd` with this object and a slot, by which to ask
+        for the sender.
         """
         hits = 0
-        for count in range(SLOTS):
+        for count in range(most):
             try:
                 data, self._last = sock.recvfrom(SLOT_SIZE)
             except OSError:
@@ -77,7 +79,7 @@ class Single:
             reply = odd(data, self, 0) if known is None else data[:2] + next(known)
             if reply is not None:
                 _send(sock, reply, self._last)
-        return SLOTS, hits
+        return most, hits
 
     def sender(self, slot: int) -> Sender:
         """Return who sent the datagram that is being answered."""

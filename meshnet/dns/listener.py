@@ -5,12 +5,12 @@ from __future__ import annotations
 from _socket import socket
 
 from meshnet.dns.answer import Forward, answer
-from meshnet.dns.batch import SLOTS, batch_for
+from meshnet.dns.batch import SLOTS, Single, batch_for
 from meshnet.dns.lookup import Lookup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from meshnet.dns.batch import Batch, Sender, Single
+    from meshnet.dns.batch import Batch, Sender
     from meshnet.dns.forward import Forwarder
     from meshnet.dns.tcp import Connection
 
@@ -57,20 +57,28 @@ class Answerer:
         self._forwarder = forwarder
         self._batches = batches
         self._sock: socket | None = None
+        self._single = Single()
+        self._busy = False
         self.lookup = Lookup()
         self.counts = Counts()
 
     def serve(self, sock: socket) -> None:
-        """Answer the datagrams that wait."""
+        """Answer the datagrams that wait: at leisure the first by itself, which is quickest."""
         if sock.family not in self._batches:
             self._batches[sock.family] = batch_for(sock.family)
-        batch = self._batches[sock.family]
+        batch, packets = self._batches[sock.family], self.lookup.packets
         self._sock = sock
-        for _ in range(ROUNDS):
-            count, known = batch.serve(sock, self.lookup.packets, self._datagram)
+        if not self._busy:
+            _, known = self._single.serve(sock, packets, self._datagram, 1)
             self.counts.known += known
+        total = 0
+        for _ in range(ROUNDS):
+            count, known = batch.serve(sock, packets, self._datagram)
+            self.counts.known += known
+            total += count
             if count < SLOTS:
-                return
+                break
+        self._busy = total > 1
 
     def _datagram(self, data: bytes, batch: Batch | Single, slot: int) -> bytes | None:
         reply = answer(data, self.lookup)

@@ -101,13 +101,15 @@ class Server:
             answerer.lookup = self._contents.lookup(listener.context)
         sock = listener.sock
 
-        def ready(events: int) -> None:
+        def datagrams(events: int) -> None:
             del events
-            if listener.transport == "udp":
-                answerer.serve(sock)
-            else:
-                self._desk.accept(sock, answerer.message)
+            answerer.serve(sock)
 
+        def connection(events: int) -> None:
+            del events
+            self._desk.accept(sock, answerer.message)
+
+        ready = datagrams if listener.transport == "udp" else connection
         self.poller.add(sock.fileno(), READ, ready)
         self._know_ourselves()
 
