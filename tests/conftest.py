@@ -19,6 +19,10 @@ from tests.lab import Lab
 
 pytest_plugins = ["tests.lab.guest"]
 
+AGAIN = ("scenes", "kernel")
+"""Tiers of real programs on a shared machine: a test that fails there is tried once more, and the
+closing line counts it as rerun. One that fails twice has failed."""
+
 TIERS = ("static", "pure", "sim", "scenes", "kernel", "engines")
 """Directories of tests, from many and fast to few and real."""
 
@@ -34,6 +38,12 @@ def why_no_namespaces() -> str:
     except OSError as error:
         return f"needs unshare and ip: {error}"
     return f"no namespaces: {result.stderr.strip()}" if result.returncode else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in AGAIN:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

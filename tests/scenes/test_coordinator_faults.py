@@ -158,6 +158,7 @@ async def test_a_store_restored_from_an_older_copy_makes_snapshots_not_confusion
         assert [f.body for f in follower.mirror.of(one.identity.public)] == [one.record(3)]
 
 
+@pytest.mark.timeout(300)
 async def test_a_reader_that_does_not_read_is_dropped_and_the_others_go_on(
     coordinator: Coordinator,
 ) -> None:
