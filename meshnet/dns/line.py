@@ -226,6 +226,7 @@ def stop_server(path: Path) -> list[str]:
             continue
         return [f"end DNS process {pid}"]
     _kill(pid)
+    path.unlink(missing_ok=True)
     return [f"kill DNS process {pid}"]
 
 

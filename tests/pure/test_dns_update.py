@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnet.dns import control
+from meshnet.dns.answer import answer
 from meshnet.dns.contents import Change, Contents
 from meshnet.dns.records import address_tail, name
 from meshnet.dns.table import Table, differences
 from meshnet.dns.update import update_messages
 from meshnet.errors import BadInput
-from tests.pure.dns_world import network
+from tests.pure.dns_world import dns_query, network
 
 Tables = dict[str, Table]
 ORIGINS = frozenset({name("mesh"), name("10.in-addr.arpa")})
@@ -125,6 +127,20 @@ def test_nothing_shows_before_the_commit() -> None:
         messages = list(update_messages(before, second, 6))
         assert apply(live, messages[:-1]) is live
         assert held(live) == wanted(first)
+
+
+def test_answers_that_were_kept_follow_a_change() -> None:
+    def tables(address: str) -> Tables:
+        layer = {name("mesh"): b"", name("web.mesh"): address_tail(ip_address(address), 5)}
+        return {"@host": Table((("@common", layer),), ORIGINS)}
+
+    live = apply(Contents(), list(update_messages(None, tables("10.0.0.1"), 5)))
+    query = dns_query("web.mesh")
+    asked = [answer(query, live.lookup("@host")) for _ in range(3)]
+    live = apply(live, list(update_messages(tables("10.0.0.1"), tables("10.0.0.2"), 6)))
+    again = [answer(query, live.lookup("@host")) for _ in range(3)]
+    assert [bytes(reply)[-4:] for reply in asked if isinstance(reply, bytes)] == 3 * [b"\n\0\0\1"]
+    assert [bytes(reply)[-4:] for reply in again if isinstance(reply, bytes)] == 3 * [b"\n\0\0\2"]
 
 
 def test_equal_records_come_one_after_the_other_so_that_one_copy_serves() -> None:
