@@ -158,6 +158,10 @@ async def test_a_store_restored_from_an_older_copy_makes_snapshots_not_confusion
         assert [f.body for f in follower.mirror.of(one.identity.public)] == [one.record(3)]
 
 
+LINE_PACE = 0.06
+"""Seconds after which the next change goes into a line of its own."""
+
+
 @pytest.mark.timeout(300)
 async def test_a_reader_that_does_not_read_is_dropped_and_the_others_go_on(
     coordinator: Coordinator,
@@ -169,9 +173,10 @@ async def test_a_reader_that_does_not_read_is_dropped_and_the_others_go_on(
         with lazy_stream(coordinator, lazy):
             await until(lambda: coordinator.admin.status().watching == 2, "two streams")
             fact = one.say(one.record())
-            for number in range(4000):
+            for number in range(1500):
                 fact = one.say(NodeRecord((one.wireguard.public,), version="x" * 12_000))
                 await one.client.publish([seal(fact)])
+                await asyncio.sleep(LINE_PACE)
                 if number % 20 == 0 and coordinator.admin.status().watching == 1:
                     break
             assert coordinator.admin.status().watching == 1
