@@ -292,7 +292,7 @@ class Desk:
             gateways=gateways,
             dns=gateways,
             routes=tuple(str(prefix) for prefix in network.prefixes),
-            names=(f"{item.name}{middle}.{ZONE}", *services),
+            names=tuple(dict.fromkeys([f"{item.name}{middle}.{ZONE}", *services])),
         )
 
 
