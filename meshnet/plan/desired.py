@@ -69,7 +69,6 @@ class Local:
     ports: tuple[LocalPort, ...] = ()
     endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=dict)
     behind_nat: bool = False
-    agent_port: int = 7420
 
 
 def desired(view: View, local: Local, entries: Entries) -> Host:
