@@ -25,9 +25,10 @@ from meshnet.agent.sockets import AGENT_PORT, MeshSockets
 from meshnet.agent.storage import StateDir
 from meshnet.errors import MeshnetError, NotFound
 from meshnet.linux import foreign, netns, probe
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.underlay import underlay
-from meshnet.linux.wireguard import find_free_port, is_port_free, pick_backend
+from meshnet.linux.wireguard import find_free_port, is_port_free
 from meshnet.model.addresses import Address, Endpoint
 from meshnet.model.names import ZONE
 from meshnet.model.records import Attachment

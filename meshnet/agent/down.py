@@ -25,8 +25,8 @@ def take_away(kernel: Kernel, run_dir: Path) -> list[str]:
 def down(state_dir: Path, run_dir: Path, *, purge: bool) -> list[str]:
     """Do it without an agent; with `purge` the state directory goes as well."""
     from meshnet.agent.node import TUNNEL
+    from meshnet.linux.backend import find_carrier
     from meshnet.linux.kernel import LinuxKernel
-    from meshnet.linux.wireguard import find_carrier
 
     lines = take_away(LinuxKernel(find_carrier(TUNNEL), TUNNEL), run_dir)
     (run_dir / "agent.sock").unlink(missing_ok=True)

@@ -26,10 +26,11 @@ from meshnet.agent.sockets import MeshSockets
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
 from meshnet.errors import MeshnetError, Unavailable
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.notify import notify, watchdog_interval
 from meshnet.linux.underlay import underlay
-from meshnet.linux.wireguard import find_free_port, pick_backend
+from meshnet.linux.wireguard import find_free_port
 from meshnet.plan.desired import tunnel_mtus
 from meshnet.plan.mtu import device_mtu
 from meshnet.wire import local

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Batches = dict[int, Batch | Single]
 
+    Key = tuple[str, str, str, int]
+
 ROUNDS = 4
 """Full batches taken from one socket before the others have their turn."""
 
@@ -37,9 +39,12 @@ class Counts:
 
 
 class Listener:
-    """One UDP or TCP socket. `netns` tells sockets of equal address in two namespaces apart."""
+    """One UDP or TCP socket; its key is context, transport, address and port.
 
-    def __init__(self, key: tuple[str, str, str, int], netns: str, sock: socket) -> None:
+    `netns` tells sockets of equal address in two namespaces apart.
+    """
+
+    def __init__(self, key: Key, netns: str, sock: socket) -> None:
         self.context, self.transport, self.address, self.port = self.key = key
         self.netns = netns
         self.sock = sock

@@ -29,15 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from meshnet.dns.contents import Change
-    from meshnet.dns.listener import Batches
+    from meshnet.dns.listener import Batches, Key
 
 RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
 SWEEP_SECONDS = 1.0
 FLIGHT_SECONDS = 0.1
 """How long the loop waits at most, idle and with queries under way."""
-
-Key = tuple[str, str, str, int]
-"""Context, transport, address and port of a listener."""
 
 
 class Server:

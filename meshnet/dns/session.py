@@ -19,12 +19,28 @@ from meshnet.errors import BadInput, MeshnetError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol
 
-    from meshnet.dns.server import Server
+    from meshnet.dns.listener import Key
+    from meshnet.dns.poller import Poller
 
     Fields = list[bytes]
     Reply = tuple[list[str | int], list[int]]
+
+    class Served(Protocol):
+        """What the messages are about: the process, as far as they may touch it."""
+
+        poller: Poller
+        listeners: dict[Key, Listener]
+
+        def commit(self, change: Change, serial: int) -> None: ...
+        def listen(self, listener: Listener) -> None: ...
+        def unlisten(self, context: str, address: str, port: int) -> None: ...
+        def set_upstreams(self, upstreams: Iterable[tuple[str, int]]) -> None: ...
+        def metrics(self) -> Iterator[str]: ...
+        def stop(self) -> None: ...
+
 
 TAKEN_AT_ONCE = 64
 DESCRIPTORS_MAX = 4
@@ -35,7 +51,7 @@ _CREDENTIALS = struct.Struct("3i")
 class Session:
     """The agent at the other end, or whoever asks for figures."""
 
-    def __init__(self, server: Server, sock: socket) -> None:
+    def __init__(self, server: Served, sock: socket) -> None:
         self._server = server
         self._sock = sock
         self._change: Change | None = None

@@ -92,35 +92,6 @@ class WireGuard(Protocol):
         ...
 
 
-def pick_backend(device: str = DEVICE) -> WireGuard:
-    """Return what carries `device` already, else the kernel's WireGuard, else wireguard-go.
-
-    So a module that appears later takes over only after a reboot. Asking for the kernel's makes it
-    load the module. Unavailable, with what to install, when there is none at all.
-    """
-    backend = find_carrier(device)
-    # Its name has the version of what is installed, so naming it finds out whether it is.
-    assert backend.backend
-    return backend
-
-
-def find_carrier(device: str = DEVICE) -> WireGuard:
-    """Return the backend that carries `device`, or else would; it may not be installed.
-
-    For removing, which needs nothing installed.
-    """
-    # The implementations import this port, so they are imported when one is wanted.
-    from meshnet.linux.wireguard_link import find_link
-    from meshnet.linux.wireguard_netlink import KernelWireGuard
-    from meshnet.linux.wireguard_uapi import WireGuardGo
-
-    link = find_link(device)
-    is_carried = link is not None and link.is_ours and link.kind == WireGuardGo.kind
-    if not is_carried and KernelWireGuard.is_supported():
-        return KernelWireGuard()
-    return WireGuardGo()
-
-
 def is_port_free(port: int) -> bool:
     """Try whether a UDP socket on all addresses of both families could be bound to `port`."""
     return all(_can_bind(family, port) for family in (socket.AF_INET, socket.AF_INET6))

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.netlink import NETLINK_GENERIC, Netlink, message
-from meshnet.linux.wireguard import WireGuard, pick_backend
+from meshnet.linux.wireguard import WireGuard
 from meshnet.linux.wireguard_netlink import KernelWireGuard, _family_id, pack_peers
 from meshnet.model.addresses import Endpoint
 from meshnet.model.keys import PrivateKey, PublicKey

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.port import Kernel
-from meshnet.linux.wireguard import pick_backend
 from meshnet.model.addresses import Address, Interface, Prefix
 from meshnet.plan.state import NETNS_PREFIX
 from tests.fakes.kernel import FakeKernel

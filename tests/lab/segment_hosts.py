@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.netlink import in_namespace
 from meshnet.linux.port import Kernel
-from meshnet.linux.wireguard import pick_backend
 from meshnet.model.addresses import Address, attachment_mac, gateway_mac, vtep_mac
 from meshnet.plan import operations as op
 from meshnet.plan.state import Port, Segment

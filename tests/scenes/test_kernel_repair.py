@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 import pytest
 
 from meshnet.errors import Conflict, KernelRefused, Unavailable
+from meshnet.linux.backend import pick_backend
 from meshnet.linux.port import Event
-from meshnet.linux.wireguard import pick_backend
 from meshnet.plan import operations as op
 from meshnet.plan.state import Guard, Host
 from tests.lab.kernel_hosts import TUNNEL, Machine, RealHost, dump, own_machine, run

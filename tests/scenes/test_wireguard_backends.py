@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 
 from meshnet.errors import Conflict, Unavailable
+from meshnet.linux.backend import find_carrier, pick_backend
 from meshnet.linux.wireguard import (
-    find_carrier,
     find_free_port,
     is_port_free,
-    pick_backend,
 )
 from meshnet.linux.wireguard_base import RealWireGuard
 from meshnet.linux.wireguard_link import find_link
