@@ -18,9 +18,6 @@ from meshnet.linux.netlink import Netlink
 from meshnet.linux.netns import open_path
 from meshnet.plan.state import ALIAS, HOST, Port
 
-_SET_AS = {"mac": "address", "alias": "ifalias"}
-"""What pyroute2 calls an attribute of a link where we call it otherwise."""
-
 
 class Inside(Namespace):
     """A namespace that is open for one call."""
@@ -56,20 +53,19 @@ def find_far_end(there: Inside, end: rt.Link) -> rt.Link | None:
 
 def set_far_end(there: Inside, link: rt.Link, port: Port) -> None:
     """Bring name, MAC, MTU, mark, addresses and routes of the far end to what the port says."""
-    at, name = there.descriptor, port.interface
+    name = port.interface
     if link.name != name:
         # Older kernels rename a link only while it is down.
-        set_link(at, link.index, link.name, state="down")
-        set_link(at, link.index, link.name, ifname=name)
-    wanted = {"mac": port.mac, "mtu": port.mtu, "group": there.group, "alias": ALIAS}
-    values: dict[str, object] = {
-        _SET_AS.get(key, key): value for key, value in wanted.items() if getattr(link, key) != value
-    }
-    sysctl.set_all(at, sysctl.quiet(name))
-    if not link.up or link.name != name:
-        values["state"] = "up"
-    if values:
-        set_link(at, link.index, name, **values)
+        set_link(there, link.index, link.name, up=False)
+        set_link(there, link.index, link.name, name=name)
+    sysctl.set_all(there.descriptor, sysctl.quiet(name))
+    wanted = (port.mtu, there.group, ALIAS, True)
+    if link.mac != port.mac:
+        # Setting it, even to what it is, makes the kernel forget all neighbours.
+        set_link(there, link.index, name, mac=port.mac)
+    if link.name != name or (link.mtu, link.group, link.alias, link.up) != wanted:
+        mtu, group, alias, up = wanted
+        set_link(there, link.index, name, mtu=mtu, group=group, alias=alias, up=up)
     there.set_addresses(link.index, port.addresses)
     by_family = {gateway.version: gateway for gateway in sorted(port.gateways, key=str)}
     routes = {one: by_family.get(one.version) for one in sorted(port.routes, key=str)}

@@ -174,7 +174,7 @@ class LinuxKernel:
             self._host.remove_route(link.index, it.prefix)
 
     def _build_segment(self, it: op.BuildSegment) -> None:
-        segment.build(self._spaces.make(it.network), self._home, it.segment)
+        segment.build(self._spaces.make(it.network), self._host, it.segment)
 
     def _set_fdb(self, it: op.SetFdb) -> None:
         self._on_vxlan(it.network, lambda link, at: entries.set_fdb(link, at, it.entries))

@@ -19,20 +19,28 @@ from meshnet.errors import Conflict, KernelRefused, NotFound
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux.entries import Fdb, read_fdb
 from meshnet.linux.inside import Inside, enter, find_far_end, set_far_end
-from meshnet.linux.links import make_veth, set_link, set_port
-from meshnet.linux.segment import (
+from meshnet.linux.links import (
     PORT_BROADCAST_FLOOD,
     PORT_LEARNING,
+    PORT_LOCKED,
     PORT_MULTICAST_FLOOD,
     PORT_UNICAST_FLOOD,
-    is_on,
+    make_veth,
+    set_link,
+    set_port,
 )
+from meshnet.linux.segment import is_on
 from meshnet.linux.spaces import Space
 from meshnet.linux.sysctl import quiet, set_all
 from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
 
-PORT_LOCKED = 39
-"""Absent before Linux 5.18, which cannot lock a port."""
+_GUARDED = {
+    PORT_LEARNING: False,
+    PORT_UNICAST_FLOOD: False,
+    PORT_MULTICAST_FLOOD: True,
+    PORT_BROADCAST_FLOOD: True,
+    PORT_LOCKED: True,
+}
 
 
 def set_one(space: Space, home: int, name: str, port: Port) -> None:
@@ -58,7 +66,7 @@ def _set_handed(space: Space, home: int, links: dict[str, rt.Link], name: str, p
     """Make the pair, or mend our end of it: where the other one is by now is not ours to know."""
     end = links.get(name)
     if end is None:
-        make_veth(space.descriptor, name, home, port.interface, port.mac, port.mtu)
+        make_veth(space, name, home, port.interface, port.mac, port.mtu)
         end = space.require(name)
     _set_end(space, links[BRIDGE].index, end, port)
 
@@ -83,7 +91,7 @@ def read_all(space: Space, home: int, links: Iterable[rt.Link], fdb: Fdb) -> dic
 
 def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, rt.Link]:
     try:
-        make_veth(space.descriptor, name, there.descriptor, port.interface, port.mac, port.mtu)
+        make_veth(space, name, there.descriptor, port.interface, port.mac, port.mtu)
     except KernelRefused as error:
         if error.errno != errno.EEXIST:
             raise
@@ -99,23 +107,15 @@ def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, 
 
 
 def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
-    at = space.descriptor
-    values: dict[str, object] = {}
-    if end.alias != _alias(port):
-        values["ifalias"] = _alias(port)
-    if end.mtu != port.mtu:
-        values["mtu"] = port.mtu
-    if end.master != bridge:
-        values["master"] = bridge
-    set_all(at, quiet(end.name))
-    if values:
-        set_link(at, end.index, end.name, **values)
+    set_all(space.descriptor, quiet(end.name))
+    alias, mtu = _alias(port), port.mtu
+    if (end.alias, end.mtu, end.master) != (alias, mtu, bridge):
+        set_link(space, end.index, end.name, alias=alias, mtu=mtu, master=bridge)
     if end.master != bridge or not _is_guarded(end):
-        flags = {"learning": 0, "unicast_flood": 0, "mcast_flood": 1, "bcast_flood": 1}
-        set_port(at, end.index, end.name, locked=1, **flags)
+        set_port(space, end.index, end.name, _GUARDED)
     _tie(space, end, port.mac)
     if not end.up:
-        set_link(at, end.index, end.name, state="up")
+        set_link(space, end.index, end.name, up=True)
 
 
 def _tie(space: Space, end: rt.Link, mac: str) -> None:
@@ -128,13 +128,10 @@ def _tie(space: Space, end: rt.Link, mac: str) -> None:
 
 
 def _is_guarded(end: rt.Link) -> bool:
-    flags = end.port
-    return (
-        not is_on(flags, PORT_LEARNING)
-        and not is_on(flags, PORT_UNICAST_FLOOD)
-        and is_on(flags, PORT_MULTICAST_FLOOD)
-        and is_on(flags, PORT_BROADCAST_FLOOD)
-        and (PORT_LOCKED not in flags or is_on(flags, PORT_LOCKED))
+    return all(
+        is_on(end.port, flag) == wanted
+        for flag, wanted in _GUARDED.items()
+        if flag != PORT_LOCKED or PORT_LOCKED in end.port
     )
 
 

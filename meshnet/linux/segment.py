@@ -23,14 +23,29 @@ from ipaddress import IPv4Address
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux import sysctl
 from meshnet.linux.entries import Fdb, read_neighbours, set_neighbours
-from meshnet.linux.links import make_bridge, make_vxlan, mark, set_link, set_port
+from meshnet.linux.links import (
+    PORT_BROADCAST_FLOOD,
+    PORT_LEARNING,
+    PORT_MULTICAST_FLOOD,
+    PORT_UNICAST_FLOOD,
+    make_bridge,
+    make_vxlan,
+    set_link,
+    set_port,
+)
+from meshnet.linux.namespace import Namespace
 from meshnet.linux.spaces import Space
 from meshnet.plan.state import ALIAS, BRIDGE, VXLAN, VXLAN_PORT, Segment
 
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_PORT = 1, 4, 7, 11, 15
 _VXLAN_COLLECT_METADATA = 25
 _BRIDGE_STP, _BRIDGE_VLAN_FILTERING, _BRIDGE_SNOOPING = 5, 7, 23
-PORT_LEARNING, PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD = 8, 9, 27, 30
+_FLOODS_ALL = {
+    PORT_LEARNING: False,
+    PORT_UNICAST_FLOOD: True,
+    PORT_MULTICAST_FLOOD: True,
+    PORT_BROADCAST_FLOOD: True,
+}
 
 _NETFILTER = ("iptables", "ip6tables", "arptables")
 
@@ -43,12 +58,12 @@ _QUIET_NAMESPACE = {
 } | {f"bridge/bridge-nf-call-{name}": "0" for name in _NETFILTER}
 
 
-def build(space: Space, home: int, segment: Segment) -> None:
+def build(space: Space, home: Namespace, segment: Segment) -> None:
     """Make the skeleton, or mend what differs; `home` is the host's namespace."""
     links = {link.name: link for link in space.links()}
     sysctl.set_all(space.descriptor, _QUIET_NAMESPACE)
     if not links["lo"].up:
-        set_link(space.descriptor, links["lo"].index, "lo", state="up")
+        set_link(space, links["lo"].index, "lo", up=True)
     bridge = _bridge(space, links.get(BRIDGE), segment)
     vxlan = _vxlan(space, home, links.get(VXLAN), segment)
     sysctl.set_all(space.descriptor, sysctl.quiet(BRIDGE) | sysctl.quiet(VXLAN))
@@ -85,12 +100,12 @@ def _bridge(space: Space, link: rt.Link | None, segment: Segment) -> rt.Link:
         space.delete(link)
         link = None
     if link is None:
-        make_bridge(space.descriptor, BRIDGE, segment.gateway_mac, segment.mtu)
+        make_bridge(space, BRIDGE, segment.gateway_mac, segment.mtu)
         link = space.require(BRIDGE)
     return link
 
 
-def _vxlan(space: Space, home: int, link: rt.Link | None, segment: Segment) -> rt.Link:
+def _vxlan(space: Space, home: Namespace, link: rt.Link | None, segment: Segment) -> rt.Link:
     if link is not None and _identity(link) != (segment.vni, segment.local):
         space.delete(link)
         link = None
@@ -101,28 +116,27 @@ def _vxlan(space: Space, home: int, link: rt.Link | None, segment: Segment) -> r
 
 
 def _wire(space: Space, bridge: rt.Link, vxlan: rt.Link, segment: Segment) -> None:
-    at = space.descriptor
     for link, mac in ((vxlan, segment.vtep_mac), (bridge, segment.gateway_mac)):
         if link.alias != ALIAS:
-            mark(at, link.index, link.name)
+            set_link(space, link.index, f"alias of {link.name}", alias=ALIAS)
         if link.mac != mac:
             _set_mac(space, link, mac)
         if link.mtu != segment.mtu:
-            set_link(at, link.index, link.name, mtu=segment.mtu)
+            set_link(space, link.index, link.name, mtu=segment.mtu)
     if vxlan.master != bridge.index:
-        set_link(at, vxlan.index, VXLAN, master=bridge.index)
+        set_link(space, vxlan.index, VXLAN, master=bridge.index)
         vxlan = space.require(VXLAN)
     if not _floods_all(vxlan):
-        set_port(at, vxlan.index, VXLAN, learning=0, unicast_flood=1, mcast_flood=1, bcast_flood=1)
+        set_port(space, vxlan.index, VXLAN, _FLOODS_ALL)
     for link in (vxlan, bridge):
         if not link.up:
-            set_link(at, link.index, link.name, state="up")
+            set_link(space, link.index, link.name, up=True)
 
 
 def _set_mac(space: Space, link: rt.Link, mac: str) -> None:
     """Change a MAC without losing neighbours: the kernel forgets them all when it changes."""
     kept = read_neighbours(space.netlink, link.index)
-    set_link(space.descriptor, link.index, link.name, address=mac)
+    set_link(space, link.index, link.name, mac=mac)
     set_neighbours(space.netlink, link.index, {one: to for one, to in kept.items() if to})
 
 
@@ -152,8 +166,7 @@ def _is_bridge(link: rt.Link) -> bool:
 
 
 def _floods_all(vxlan: rt.Link) -> bool:
-    flags = (PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD)
-    return not is_on(vxlan.port, PORT_LEARNING) and all(is_on(vxlan.port, key) for key in flags)
+    return all(is_on(vxlan.port, flag) == wanted for flag, wanted in _FLOODS_ALL.items())
 
 
 def is_on(data: Mapping[int, bytes], key: int) -> bool:

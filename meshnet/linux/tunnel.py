@@ -42,10 +42,10 @@ def set_up(host: Namespace, name: str, mtu: int) -> None:
     prepare(host, name)
     link = host.require(name)
     if link.mtu != mtu:
-        set_link(host.descriptor, link.index, name, mtu=mtu)
+        set_link(host, link.index, name, mtu=mtu)
     if not link.up:
         try:
-            set_link(host.descriptor, link.index, name, state="up")
+            set_link(host, link.index, name, up=True)
         except KernelRefused as error:
             if error.errno != errno.EADDRINUSE:
                 raise

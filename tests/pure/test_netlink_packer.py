@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -22,13 +22,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from meshnet.errors import KernelRefused
-from meshnet.linux import netlink
+from meshnet.linux import links, netlink
 from meshnet.linux import rtnetlink as rt
+from meshnet.linux.namespace import Namespace
 from meshnet.model.addresses import Address, Interface, Prefix
+from meshnet.plan.state import Segment
 
 HEADER = 16
 
@@ -179,6 +182,139 @@ def test_an_address_is_packed_as_pyroute2_packs_it(index: int, address: Interfac
     assert rt.pack_address(index, address) == encoded(ifaddrmsg(), 20, rt.REPLACE, *attrs, **fields)
     removal = rt.pack_address(index, address, remove=True)
     assert removal == encoded(ifaddrmsg(), 21, 0, *attrs, **fields)
+
+
+class Sent(netlink.Netlink):
+    """A socket without a kernel: keeps what it is to send."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+
+    def request(self, messages: Sequence[bytes], *_: object, **__: object) -> None:
+        self.messages += messages
+
+
+def sent(act: Callable[[Namespace], None]) -> bytes:
+    """Return the one message that `act` sends."""
+    here = Sent()
+    act(Namespace(0, here, "here"))
+    (one,) = here.messages
+    return one
+
+
+def linked(how: int, /, *attrs: tuple[str, object], **fields: int) -> bytes:
+    return encoded(ifinfmsg(), 16, how, *attrs, **fields)
+
+
+NEW = rt.NLM_F_CREATE | rt.NLM_F_EXCL
+mtus = st.integers(1, 65535)
+descriptors = st.integers(0, 2**20)
+
+
+@given(st.integers(1, 2**24 - 1), mtus, addresses4, macs, descriptors)
+def test_a_vxlan_device_is_made_as_pyroute2_makes_it(
+    vni: int, mtu: int, local: IPv4Address, mac: str, target: int
+) -> None:
+    segment = Segment(vni, mtu, local, mac, "", frozenset())
+    data = [
+        ("IFLA_VXLAN_ID", vni),
+        ("IFLA_VXLAN_LOCAL", str(local)),
+        ("IFLA_VXLAN_LEARNING", 0),
+        ("IFLA_VXLAN_AGEING", 0),
+        ("IFLA_VXLAN_PROXY", 1),
+        ("IFLA_VXLAN_PORT", 14789),
+    ]
+    info = {"attrs": [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]}
+
+    made = sent(lambda home: links.make_vxlan(home, target, segment))
+
+    assert made == linked(
+        NEW,
+        ("IFLA_IFNAME", "vx0"),
+        ("IFLA_ADDRESS", mac),
+        ("IFLA_MTU", mtu),
+        ("IFLA_NET_NS_FD", target),
+        ("IFLA_LINKINFO", info),
+    )
+
+
+@given(macs, mtus)
+def test_a_bridge_is_made_as_pyroute2_makes_it(mac: str, mtu: int) -> None:
+    data = {"attrs": [("IFLA_BR_STP_STATE", 0), ("IFLA_BR_MCAST_SNOOPING", 0)]}
+    info = {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", data)]}
+
+    made = sent(lambda space: links.make_bridge(space, "br0", mac, mtu))
+
+    assert made == linked(
+        NEW,
+        ("IFLA_IFNAME", "br0"),
+        ("IFLA_ADDRESS", mac),
+        ("IFLA_MTU", mtu),
+        ("IFLA_LINKINFO", info),
+    )
+
+
+@given(macs, mtus, descriptors)
+def test_a_veth_pair_is_made_as_pyroute2_makes_it(mac: str, mtu: int, target: int) -> None:
+    peer = [
+        ("IFLA_IFNAME", "mesh0"),
+        ("IFLA_ADDRESS", mac),
+        ("IFLA_MTU", mtu),
+        ("IFLA_NET_NS_FD", target),
+    ]
+    data = {"attrs": [("VETH_INFO_PEER", {"attrs": peer})]}
+    info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
+
+    made = sent(lambda space: links.make_veth(space, "p1", target, "mesh0", mac, mtu))
+
+    named = ("IFLA_IFNAME", "p1"), ("IFLA_MTU", mtu)
+    assert made == linked(NEW, *named, ("IFLA_LINKINFO", info))
+
+
+@given(indexes, macs, mtus, indexes)
+def test_a_link_is_set_as_pyroute2_sets_it(index: int, mac: str, mtu: int, master: int) -> None:
+    full = sent(
+        lambda space: links.set_link(
+            space,
+            index,
+            "x",
+            up=True,
+            name="x",
+            mac=mac,
+            mtu=mtu,
+            master=master,
+            alias="ours",
+            group=109,
+        )
+    )
+    down = sent(lambda space: links.set_link(space, index, "x", up=False))
+
+    assert full == linked(
+        0,
+        ("IFLA_IFNAME", "x"),
+        ("IFLA_ADDRESS", mac),
+        ("IFLA_MTU", mtu),
+        ("IFLA_MASTER", master),
+        ("IFLA_IFALIAS", "ours"),
+        ("IFLA_GROUP", 109),
+        index=index,
+        flags=1,
+        change=1,
+    )
+    assert down == linked(0, index=index, change=1)
+
+
+@given(indexes, st.booleans(), st.booleans())
+def test_a_bridge_port_is_set_as_pyroute2_sets_it(index: int, flood: bool, locked: bool) -> None:
+    data = {
+        "attrs": [("IFLA_BRPORT_UNICAST_FLOOD", int(flood)), ("IFLA_BRPORT_LOCKED", int(locked))]
+    }
+    info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", data)]}
+    flags = {links.PORT_UNICAST_FLOOD: flood, links.PORT_LOCKED: locked}
+
+    made = sent(lambda space: links.set_port(space, index, "x", flags))
+
+    assert made == linked(0, ("IFLA_LINKINFO", info), index=index)
 
 
 @given(indexes, macs, addresses4)
