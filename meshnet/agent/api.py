@@ -20,11 +20,13 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from meshnet.agent import report
+from meshnet.agent.cni import Cni
 from meshnet.agent.desk import Desk
 from meshnet.agent.doctor import Doctor
 from meshnet.agent.node import MeshNode
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.wire import local
+from meshnet.wire.cni import PATH as CNI_PATH
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +42,8 @@ class Steward(Protocol):
 
     async def dns(self, name: str, kind: str) -> local.DnsAnswer: ...  # pragma: no cover
 
+    async def dns_host(self, mode: local.HostDnsMode) -> str: ...  # pragma: no cover
+
     async def create_network(self, request: local.NetworkRequest) -> None: ...  # pragma: no cover
 
     async def remove_network(self, name: str) -> None: ...  # pragma: no cover
@@ -54,6 +58,7 @@ class Api:
         self._node = node
         self._desk = desk
         self._steward = steward
+        self._cni = Cni(node, desk)
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -65,10 +70,10 @@ class Api:
             ("GET", "/v1/attachments", self.attachments),
             ("GET", "/v1/plan", self.plan),
             ("GET", "/v1/dns", self.dns),
+            ("POST", "/v1/dns/host", self.dns_host),
             ("GET", "/v1/doctor", self.doctor),
             ("POST", "/v1/attach", self.attach),
             ("POST", "/v1/detach", self.detach),
-            ("POST", "/v1/check", self.check),
             ("POST", "/v1/reserve", self.reserve),
             ("POST", "/v1/release", self.release),
             ("POST", "/v1/services", self.add_service),
@@ -108,6 +113,11 @@ class Api:
             raise BadInput("a DNS query needs a name of at most 253 characters")
         return await self._steward.dns(name, request.query.get("type", "A").upper())
 
+    async def dns_host(self, request: web.Request) -> local.Done:
+        body = await _body(request, local.HostDnsRequest)
+        asked = await self._steward.dns_host(body.mode)
+        return local.Done(message=f"this host asks by {asked}" if asked else "this host asks not")
+
     async def doctor(self, request: web.Request) -> local.Diagnosis:
         words = [request.query.get(key, "")[:253] for key in ("a", "b")]
         if bool(words[0]) != bool(words[1]):
@@ -122,10 +132,6 @@ class Api:
         item = self._desk.find(body)
         await self._desk.detach(item.network, item.name)
         return local.Done(message=f"detached {item.name} from network {item.network}")
-
-    async def check(self, request: web.Request) -> local.Attached:
-        body = await _body(request, local.CheckRequest)
-        return await self._desk.check(body.owner)
 
     async def reserve(self, request: web.Request) -> local.Reserved:
         return await self._desk.reserve(await _body(request, local.ReserveRequest))
@@ -177,6 +183,11 @@ class Api:
         await self._steward.down(purge=body.purge)
         return local.Done(message="the agent stops and takes all of its own away")
 
+    async def cni(self, request: web.Request) -> web.Response:
+        """Answer a runtime in its own words, not in ours."""
+        done, output = await self._cni.answer(await request.read())
+        return web.Response(body=output, status=200 if done else 400)
+
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     return local.decode(await request.read(), kind, f"body of {request.path}")
@@ -205,6 +216,7 @@ async def serve(api: Api, path: Path) -> web.AppRunner:
     app = web.Application(client_max_size=local.BODY_LIMIT)
     for method, pattern, handler in api.routes():
         app.router.add_route(method, pattern, _answering(handler))
+    app.router.add_post(CNI_PATH, api.cni)
     app.router.add_get("/metrics", _metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

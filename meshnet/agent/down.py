@@ -11,6 +11,8 @@ from pathlib import Path
 
 from meshnet.agent.storage import StateDir
 from meshnet.dns.feed import stop_server
+from meshnet.errors import MeshnetError
+from meshnet.linux import resolvconf
 from meshnet.linux.port import Kernel
 
 log = logging.getLogger(__name__)
@@ -18,8 +20,16 @@ log = logging.getLogger(__name__)
 
 def take_away(kernel: Kernel, run_dir: Path) -> list[str]:
     """End the DNS server and remove all that is marked ours; return a line for each thing."""
-    lines = stop_server(run_dir / "dns.sock")
+    lines = _restore_resolver() + stop_server(run_dir / "dns.sock")
     return lines + kernel.purge()
+
+
+def _restore_resolver() -> list[str]:
+    """Have the host ask others again, before our server ends. A fault keeps nothing else here."""
+    try:
+        return [f"removed our lines from {resolvconf.PATH}"] if resolvconf.remove() else []
+    except MeshnetError as error:
+        return [f"{error.message}: take our lines out by hand"]
 
 
 def down(state_dir: Path, run_dir: Path, *, purge: bool) -> list[str]:

@@ -193,6 +193,10 @@ class Agent(api.Steward):
         """Ask this node's DNS server."""
         return await self.names.query(name, kind)
 
+    async def dns_host(self, mode: local.HostDnsMode) -> str:
+        """Choose how this host asks for the mesh's names."""
+        return await self.names.ask_by(mode)
+
     async def create_network(self, request: local.NetworkRequest) -> None:
         """Have a coordinator make a network."""
         prefixes = tuple(report.parse_prefix(text) for text in request.prefixes)

@@ -14,17 +14,21 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from meshnet.agent.node import MeshNode
+import msgspec
+
+from meshnet.agent.hostdns import HostDns
+from meshnet.agent.node import TUNNEL, MeshNode
 from meshnet.agent.resolver import host_upstreams, look_up
 from meshnet.agent.waiting import happened
 from meshnet.dns.feed import DnsFeed
 from meshnet.dns.table import HOST, Table
 from meshnet.dns.zone import Zones
 from meshnet.errors import MeshnetError
+from meshnet.linux.resolved import LinkDns
 from meshnet.model.addresses import gateway
 from meshnet.model.names import ZONE
 from meshnet.plan.state import NETNS_PREFIX
-from meshnet.wire.local import DnsAnswer, DnsState
+from meshnet.wire.local import DnsAnswer, DnsState, HostDnsMode
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Names:
         self._zones = Zones(node.id)
         self._feed = DnsFeed(run_dir / "dns.sock")
         self._forward = forward
+        self.host = HostDns(node.settings.dns_host, TUNNEL)
         self._changed = asyncio.Event()
         self._tables: Mapping[str, Table] = {}
         self._listening: set[tuple[str, str]] = set()
@@ -79,6 +84,7 @@ class Names:
         await self._feed.publish(self._tables)
         await self._point_upstreams()
         await self._listen()
+        await self._keep_host()
 
     def _networks(self) -> list[str]:
         return sorted(self._node.attachments.networks() & self._node.view.networks.keys())
@@ -88,6 +94,13 @@ class Names:
         if upstreams != self._upstreams:
             await self._feed.set_upstreams(upstreams)
             self._upstreams = upstreams
+
+    async def _keep_host(self) -> None:
+        me = self._node.me
+        servers = (me.membership.address4, me.membership.address6) if me else ()
+        wish = LinkDns(servers, self._zones.origins)
+        if self.host.is_due(wish):
+            await asyncio.to_thread(self.host.keep, wish)
 
     def _own_addresses(self) -> list[str]:
         me = self._node.me
@@ -119,6 +132,19 @@ class Names:
         """Ask the DNS process as any program on this host would."""
         return await look_up(self._own_addresses(), name, kind)
 
+    async def ask_by(self, mode: HostDnsMode) -> str:
+        """Choose how this host asks for the mesh's names; return what it asks by now."""
+        before = self.host.mode
+        self.host.choose(mode)
+        try:
+            await self._keep_host()
+        except MeshnetError:
+            self.host.choose(before)
+            raise
+        self._node.settings = msgspec.structs.replace(self._node.settings, dns_host=mode)
+        self._node.state.save_settings(self._node.settings)
+        return self.host.state
+
     def state(self) -> DnsState:
         """Return how the DNS process is."""
         return DnsState(
@@ -127,6 +153,7 @@ class Names:
             addresses=tuple(address for _, address in sorted(self._listening)),
             names=self._count(),
             forwarding=bool(self._upstreams),
+            host=self.host.state,
             last_error=self._error,
         )
 

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dnslib import QTYPE, RCODE, DNSError, DNSRecord
 from dnslib.label import DNSLabelError
 
 from meshnet.errors import BadInput, Unavailable
+from meshnet.linux import resolvconf, resolved
+from meshnet.linux.resolvconf import nameservers
 from meshnet.model.names import ZONE
 from meshnet.wire.local import DnsAnswer
 from meshnet.wire.local import DnsRecord as Answer
 
-RESOLV_CONF = Path("/etc/resolv.conf")
-RESOLVED_CONF = Path("/run/systemd/resolve/resolv.conf")
-"""Where systemd-resolved writes the servers behind its stub."""
-STUB = "127.0.0.53"
 UPSTREAMS_LIMIT = 3
 TIME_LIMIT = 3.0
 
 
 def host_upstreams(own: Sequence[str]) -> tuple[str, ...]:
     """Return the DNS servers this host uses, none of them ourselves."""
-    servers = _nameservers(RESOLV_CONF)
-    if STUB in servers:
-        servers = _nameservers(RESOLVED_CONF) or servers
+    servers = nameservers(resolvconf.read())
+    if resolved.STUB in servers:
+        servers = nameservers(resolvconf.read(resolved.UPLINK_CONF)) or servers
     return tuple(server for server in servers if server not in own)[:UPSTREAMS_LIMIT]
-
-
-def _nameservers(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    words = [line.split() for line in lines]
-    named = [line[1] for line in words if len(line) >= 2 and line[0] == "nameserver"]
-    return [server for server in named if _is_address(server)]
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 async def look_up(servers: Sequence[str], name: str, kind: str) -> DnsAnswer:

@@ -29,6 +29,7 @@ from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey, PrivateKey, SigningKey
 from meshnet.wire import codec
 from meshnet.wire.fact import SignedFact, open_fact, seal
+from meshnet.wire.local import HostDnsMode
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int = 51820
     host_networks: tuple[str, ...] = ("default",)
     dns_forward: bool = True
+    dns_host: HostDnsMode = "auto"
 
 
 class StateDir:

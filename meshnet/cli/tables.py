@@ -66,10 +66,21 @@ def _dns(state: DnsState) -> str:
     if not state.running:
         return f"not answering ({state.last_error or 'not started'})"
     forwarding = "forwards the rest" if state.forwarding else "refuses the rest"
-    host = f", host asks by {state.host}" if state.host else ""
+    host = f", host asks by {state.host}" if state.host else ", host does not ask it"
     return (
         f"{count(state.names, 'name')} of {state.zone}. on {words(state.addresses)},"
         f" {forwarding}{host}"
+    )
+
+
+def host_dns_text(state: DnsState) -> str:
+    """Return one sentence on how the host itself asks for our names, and what else could be."""
+    if state.host:
+        return f"This host asks for {state.zone}. names by {state.host}."
+    return (
+        f"This host does not ask for {state.zone}. names: systemd-resolved does not run, or it was"
+        f" turned off.\nAsk {words(state.addresses[:1])} yourself, or have it named in"
+        " /etc/resolv.conf: `meshnet dns host file`."
     )
 
 

@@ -52,6 +52,7 @@ from meshnet.dns.naming import (
     service_claims,
     zone_claims,
 )
+from meshnet.dns.records import text
 from meshnet.dns.static import APEX, read_static
 from meshnet.dns.table import COMMON, HOST, Table
 from meshnet.model.addresses import gateway
@@ -122,6 +123,11 @@ class Zones:
             self._claim_mesh(view)
         self._claim_moved(moved)
         return self._tables()
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The zones that are ours, without trailing dot: the mesh's, and the reverse ones."""
+        return tuple(sorted(text(origin).removesuffix(".") for origin in self._origins))
 
     def _tables(self) -> Mapping[str, Table]:
         contexts = [HOST, *sorted(self._local)]

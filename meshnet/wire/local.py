@@ -15,7 +15,7 @@ fields are ignored, so an older command line reads a newer agent.
     GET     /v1/doctor?a=NAME&b=NAME            –                   Diagnosis  (a, b: or neither)
     POST    /v1/attach                          AttachRequest       Attached
     POST    /v1/detach                          DetachRequest       Done
-    POST    /v1/check                           CheckRequest        Attached   (nothing is changed)
+    POST    /v1/cni                             (see wire.cni)
     POST    /v1/reserve                         ReserveRequest      Reserved
     POST    /v1/release                         ReleaseRequest      Done
     POST    /v1/services                        ServiceRequest      Done
@@ -62,8 +62,19 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
 
 
+HostDnsMode = Literal["auto", "file", "off"]
+"""How the host itself asks for the mesh's names: by systemd-resolved where it runs, by
+/etc/resolv.conf, or not."""
+
+
+class HostDnsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Choose how the host asks for the mesh's names."""
+
+    mode: HostDnsMode
+
+
 class DnsState(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's DNS server. `host` says how the host itself asks it: resolved, or nothing."""
+    """The node's DNS server. `host` says what the host itself asks it by, '' when nothing."""
 
     running: bool
     zone: str = "mesh"
@@ -279,6 +290,7 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     next free name. With `service`, the attachment becomes an instance of it on `ports`, with
     `aliases` of further services without ports. `basis` is what a made-up name is made from.
     `owner` is the key under which whoever attaches finds the attachment again; it is used once.
+    Instances that are not `healthy` are not answered.
     `handed` in place of a namespace: the interface is made in the host's namespace, bare, for an
     engine to take it away and give it its addresses.
     """
@@ -295,6 +307,7 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortSpec, ...] = ()
     weight: int = 1
     metadata: dict[str, str] = {}
+    healthy: bool = True
     aliases: tuple[str, ...] = ()
     basis: str = ""
     owner: str = ""
@@ -321,12 +334,6 @@ class DetachRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     network: str = "default"
     owner: str = ""
-
-
-class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask whether the kernel has an attachment as it should be; Conflict says what differs."""
-
-    owner: str
 
 
 class ReserveRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ def test_the_status_of_a_healthy_node_is_one_page() -> None:
         "View: revision 42, digest 001122334455\n"
         "Mesh: 4 nodes, 1 network, 5 attachments, 1 service with 2 instances\n"
         "Peers: 0 of 3 reachable\n"
-        "DNS: 12 names of mesh. on 10.213.0.2, forwards the rest\n"
+        "DNS: 12 names of mesh. on 10.213.0.2, forwards the rest, host does not ask it\n"
         "Reconciled: 4 s ago\n"
         "Repairs: none"
     )

@@ -12,9 +12,10 @@ from meshnet.cli.output import json_option, print_json, print_table
 from meshnet.cli.settings import Settings
 from meshnet.errors import NotFound
 from meshnet.model.names import ZONE
-from meshnet.wire.local import DnsAnswer
+from meshnet.wire.local import DnsAnswer, Done, HostDnsMode, HostDnsRequest, Status
 
 TYPES = ["A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "SOA", "NS", "ANY"]
+MODES = ["auto", "file", "off"]
 STATIC = ["A", "AAAA", "CNAME", "TXT", "SRV"]
 
 
@@ -24,10 +25,11 @@ def _complete_type(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 @click.group()
 def dns() -> None:
-    """Ask for a name; set static records.
+    """Ask for a name; let the host ask; set static records.
 
     \b
       meshnet dns query web
+      meshnet dns host file
       meshnet dns set printer A 192.0.2.9
       meshnet dns unset printer A
     """
@@ -67,6 +69,32 @@ def query(settings: Settings, name: str, kind: str | None, as_json: bool) -> Non
             f"{asked} has no {wanted} record ({answer.rcode})",
             "See what there is: `meshnet services` and `meshnet nodes`.",
         )
+
+
+@dns.command()
+@click.argument("mode", metavar="[MODE]", required=False, type=click.Choice(MODES))
+@json_option
+@click.pass_obj
+def host(settings: Settings, mode: HostDnsMode | None, as_json: bool) -> None:
+    """Show or choose how this host itself asks for the mesh's names.
+
+    \b
+    auto  by systemd-resolved where it runs: only the mesh's names come to us (the default)
+    file  by /etc/resolv.conf: our server first, the others behind it
+    off   not at all
+
+    \b
+      meshnet dns host
+      meshnet dns host file
+    """
+    agent = Agent(settings)
+    if mode:
+        agent.post("/v1/dns/host", HostDnsRequest(mode=mode), Done)
+    state = agent.get("/v1/status", Status).dns
+    if as_json:
+        print_json(state)
+    else:
+        click.echo(tables.host_dns_text(state))
 
 
 def question(name: str, kind: str | None) -> tuple[str, str]:
