@@ -89,6 +89,13 @@ class Attachments:
         """Add or replace one; it is on disk when this returns."""
         self._save({**self._items, (item.network, item.name): item})
 
+    def rename(self, item: LocalAttachment, name: str) -> LocalAttachment:
+        """Give one another name, which nobody has: what it is in the kernel stays."""
+        renamed = msgspec.structs.replace(item, name=name)
+        others = {key: value for key, value in self._items.items() if value is not item}
+        self._save({**others, (item.network, name): renamed})
+        return renamed
+
     def remove(self, network: str, name: str) -> LocalAttachment:
         """Take one away; NotFound when there is none of that name."""
         item = self.get(network, name)
@@ -122,12 +129,12 @@ class Attachments:
             if (network, name := f"{label}-{number}") not in self._items
         )
 
-    def free_interface(self, netns: str) -> str:
+    def free_interface(self, inode: int) -> str:
         """Return the next interface name in a namespace: mesh0, mesh1, …"""
-        used = {item.interface for item in self._items.values() if item.netns == netns}
+        used = {item.interface for item in self._items.values() if item.inode == inode}
         return next(name for n in range(len(used) + 1) if (name := f"mesh{n}") not in used)
 
-    def check_new(self, network: str, name: str, netns: str, interface: str) -> None:
+    def check_new(self, network: str, name: str, inode: int, interface: str) -> None:
         """Raise Conflict when the name or the interface is taken."""
         if (network, name) in self._items:
             raise Conflict(
@@ -135,8 +142,9 @@ class Attachments:
                 f"Choose another --name, or detach it: meshnet detach {name} --network {network}.",
             )
         for item in self._items.values():
-            if item.netns == netns and not item.host and item.interface == interface:
-                raise Conflict(f"interface {interface} in {netns} belongs to {item.name} already")
+            if item.inode == inode and not item.host and item.interface == interface:
+                where = item.netns
+                raise Conflict(f"interface {interface} in {where} belongs to {item.name} already")
 
     def check_owner(self, owner: str) -> None:
         """Raise Conflict when the owner has an attachment; one whose namespace is gone goes."""
@@ -187,6 +195,13 @@ def with_instance(item: LocalAttachment, instance: LocalInstance) -> LocalAttach
     """Return the attachment with this instance in place of one of the same service."""
     others = [known for known in item.instances if known.service != instance.service]
     return msgspec.structs.replace(item, instances=(*others, instance))
+
+
+def with_health(item: LocalAttachment, *, healthy: bool) -> LocalAttachment:
+    """Return the attachment with all its instances healthy, or none."""
+    replace = msgspec.structs.replace
+    instances = tuple(replace(instance, healthy=healthy) for instance in item.instances)
+    return replace(item, instances=instances)
 
 
 def without_instance(item: LocalAttachment, service: str) -> LocalAttachment:

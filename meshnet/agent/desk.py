@@ -13,7 +13,9 @@ import time
 from ipaddress import ip_address
 from typing import Protocol
 
-from meshnet.agent.attachments import with_instance, without_instance
+import msgspec
+
+from meshnet.agent.attachments import with_health, with_instance, without_instance
 from meshnet.agent.node import MeshNode
 from meshnet.agent.report import service_name
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
@@ -85,11 +87,11 @@ class Desk:
         else:
             netns = _netns_path(request)
             inode = self._node.machine.namespace_inode(netns)
-            interface = request.interface or self._node.attachments.free_interface(netns)
+            interface = request.interface or self._node.attachments.free_interface(inode)
             name = request.name or self._free_name(network.name, request, netns)
         _check_interface(interface)
         check_name(name, "attachment")
-        self._node.attachments.check_new(network.name, name, netns, interface)
+        self._node.attachments.check_new(network.name, name, inode, interface)
         addresses = await self._addresses(network, request.addresses, handed=request.handed)
         mac = attachment_mac(network.vni, addresses[0])
         return LocalAttachment(
@@ -244,25 +246,44 @@ class Desk:
         """Make an attachment (the host's own by default) an instance of a service."""
         name = request.attachment or self._own_name()
         item = self._node.attachments.get(request.network, name)
-        changed = with_instance(item, self._instance(request.service, request))
-        self._node.attachments.put(changed)
-        self._node.speak()
-        self._node.changed()
-        return changed
+        return self._put(with_instance(item, self._instance(request.service, request)))
 
     def remove_service(self, network: str, service: str, attachment: str) -> LocalAttachment:
         """Make an attachment an instance of this service no longer."""
         item = self._node.attachments.get(network, attachment or self._own_name())
-        changed = without_instance(item, service)
+        return self._put(without_instance(item, service))
+
+    def set_health(self, item: LocalAttachment, *, healthy: bool) -> LocalAttachment:
+        """Have an attachment's instances answered, or not."""
+        changed = with_health(item, healthy=healthy)
+        return item if changed == item else self._put(changed)
+
+    def _put(self, changed: LocalAttachment) -> LocalAttachment:
         self._node.attachments.put(changed)
+        self._said()
+        return changed
+
+    def rename(self, item: LocalAttachment, basis: str) -> LocalAttachment:
+        """Give an attachment a name made from `basis`: its addresses and its interface stay."""
+        name = self._node.attachments.free_name(item.network, basis)
+        renamed = self._node.attachments.rename(item, name)
+        self._said()
+        return renamed
+
+    def attached(self) -> list[LocalAttachment]:
+        """Return what is attached on this node."""
+        return list(self._node.attachments)
+
+    def _said(self) -> None:
         self._node.speak()
         self._node.changed()
-        return changed
 
     def _instances(self, request: AttachRequest) -> tuple[LocalInstance, ...]:
         asked = [self._instance(request.service, request)] if request.service else []
         for alias in request.aliases:
             asked.append(self._instance(alias, ServiceRequest(service=alias)))
+        if not request.healthy:
+            asked = [msgspec.structs.replace(instance, healthy=False) for instance in asked]
         return tuple({instance.service: instance for instance in reversed(asked)}.values())
 
     def _instance(self, service: str, request: AttachRequest | ServiceRequest) -> LocalInstance:
