@@ -15,23 +15,18 @@ What dockerd ended without telling us is found by comparing our attachments with
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import socketserver
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import Literal, NamedTuple, NoReturn
 
-import msgspec
-
-from meshnet.agent.storage import write_atomically
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_http import Answer, Server, listener
+from meshnet.containers.docker_networks import Known, Networks, Remaker, mesh_network
 from meshnet.containers.docker_protocol import Message, Pool
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 from meshnet.wire.local import (
@@ -40,7 +35,6 @@ from meshnet.wire.local import (
     DetachRequest,
     Done,
     NetworkInfo,
-    NetworkRequest,
     ReleaseRequest,
     Reserved,
     ReserveRequest,
@@ -48,61 +42,12 @@ from meshnet.wire.local import (
 
 log = logging.getLogger(__name__)
 
-SOCKET = Path("/run/docker/plugins/meshnet.sock")
 ENGINE = Path("/run/docker.sock")
 STATE = "docker.json"
-BODY_LIMIT = 1 << 20
 SWEEP = 10.0
 """Seconds between two comparisons of our attachments with Docker's endpoints."""
 HURRY = 1.0
 """Seconds between two questions for the names of containers."""
-
-Answer = dict[str, Any]
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What is remembered of one of Docker's networks."""
-
-    network: str
-    internal: bool = False
-
-
-class Networks:
-    """Docker's networks by id, kept in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        try:
-            self._known = msgspec.json.decode(path.read_bytes(), type=dict[str, Known])
-        except FileNotFoundError:
-            self._known = {}
-        except msgspec.DecodeError as error:
-            raise BadInput(
-                f"{path} is damaged: {error}", "Remove it and Docker's networks."
-            ) from error
-
-    def get(self, network_id: str) -> Known:
-        """Return what is known of a network; NotFound for one that Docker never told of."""
-        try:
-            return self._known[network_id]
-        except KeyError:
-            raise NotFound(
-                f"Docker's network {network_id[:12]} is not known to meshnet",
-                "Remove it and make it again.",
-            ) from None
-
-    def put(self, network_id: str, known: Known) -> None:
-        with self._lock:
-            self._save({**self._known, network_id: known})
-
-    def remove(self, network_id: str) -> None:
-        with self._lock:
-            self._save({key: value for key, value in self._known.items() if key != network_id})
-
-    def _save(self, known: dict[str, Known]) -> None:
-        write_atomically(self._path, msgspec.json.encode(known))
-        self._known = known
 
 
 class Nameless(NamedTuple):
@@ -116,7 +61,11 @@ class Nameless(NamedTuple):
 class Driver:
     """The calls of both drivers. Each takes a message and returns the answer, or raises."""
 
-    def __init__(self, agent: Agent, engine: Engine, networks: Networks) -> None:
+    def __init__(
+        self, agent: Agent, engine: Engine, networks: Networks, plain: Callable[[], None]
+    ) -> None:
+        """`plain` is called when a network has come that is to be made anew."""
+        self._plain = plain
         self._agent = agent
         self._engine = engine
         self._networks = networks
@@ -154,8 +103,7 @@ class Driver:
             if not name:
                 raise
             prefixes = (message.pool,) if message.pool else ()
-            made = NetworkRequest(name=name, prefixes=prefixes)
-            self._agent.post("/v1/networks", made, NetworkInfo)
+            mesh_network(self._agent, name, prefixes)
             return protocol.pool_of(message, self._mesh_networks()).answer()
         except Unavailable:
             # dockerd starts and tells again what it had; nothing is given out by this.
@@ -195,17 +143,22 @@ class Driver:
         return {}
 
     def create_network(self, message: Message) -> Answer:
-        network = protocol.mesh_network(message, self._mesh_networks())
+        networks = self._mesh_networks()
+        if protocol.is_plain(message):
+            self._networks.put(message.network_id, Known(""))
+            self._plain()
+            return {}
+        network = protocol.mesh_network(message, networks)
         internal = bool((message.options or {}).get(protocol.INTERNAL))
         self._networks.put(message.network_id, Known(network, internal))
         return {}
 
     def delete_network(self, message: Message) -> Answer:
-        self._networks.remove(message.network_id)
+        self._networks.remove(message.network_id, lambda known: known.spec is None)
         return {}
 
     def create_endpoint(self, message: Message) -> Answer:
-        network = self._networks.get(message.network_id).network
+        network = self._networks.on_mesh(message.network_id).network
         interface = message.interface or {}
         texts = (interface.get("Address", ""), interface.get("AddressIPv6", ""))
         addresses = tuple(text.partition("/")[0] for text in texts if text)
@@ -221,7 +174,7 @@ class Driver:
         return {"Interface": {} if asked else {"MacAddress": mac}}
 
     def join(self, message: Message) -> Answer:
-        known = self._networks.get(message.network_id)
+        known = self._networks.on_mesh(message.network_id)
         addresses = self._endpoints.get(message.endpoint_id)
         if addresses is None:
             raise NotFound(f"endpoint {message.endpoint_id[:12]} is not known", "Try again.")
@@ -293,92 +246,17 @@ class Driver:
         return orphans - suspects
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        size = int(length) if length.isdigit() else 0
-        data = self._chunked() if self.headers.get("Transfer-Encoding") else self.rfile.read(size)
-        call = cast(Server, self.server).driver.calls.get(self.path.removeprefix("/"))
-        if call is None:
-            self._reply(404, _error(f"{self.path} is not implemented"))
-        else:
-            self._reply(200, self._answer(call, data))
-
-    def _chunked(self) -> bytes:
-        data = b""
-        while size := int(self.rfile.readline(32).strip() or b"0", 16):
-            if len(data) + size > BODY_LIMIT:
-                return b"too long"
-            data += self.rfile.read(size)
-            self.rfile.readline(4)
-        self.rfile.readline(4)
-        return data
-
-    def _answer(self, call: Callable[[Message], Answer], data: bytes) -> Answer:
-        try:
-            return call(protocol.decode(data))
-        except MeshnetError as error:
-            log.warning("%s: %s", self.path, error.message)
-            return _error(" ".join(part for part in (error.message, error.hint) if part))
-        except Exception as error:  # Docker waits for an answer, and has no use for a traceback.
-            log.exception("%s", self.path)
-            return _error(f"a mistake in meshnet-docker: {error!r}")
-
-    def _reply(self, status: int, answer: Answer) -> None:
-        body = msgspec.json.encode(answer)
-        self.send_response(status)
-        self.send_header("Content-Type", "application/vnd.docker.plugins.v1.2+json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "dockerd"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
-
-
-def _error(text: str) -> Answer:
-    """Return an error as both kinds of driver have it: Docker reads another key from each."""
-    return {"Err": text, "Error": text}
-
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """HTTP on the plugin's socket, a thread a connection."""
-
-    daemon_threads = True
-
-    def __init__(self, driver: Driver, listener: socket.socket) -> None:
-        super().__init__(str(SOCKET), _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-        self.driver = driver
-
-
-def _listener() -> socket.socket:
-    """Return the socket that systemd made, or one of our own."""
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        return socket.socket(fileno=3)
-    SOCKET.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    SOCKET.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(SOCKET))
-    SOCKET.chmod(0o600)
-    listener.listen(64)
-    return listener
-
-
 def run() -> NoReturn:
     """Serve until killed; nothing is lost by that."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = Settings()
+    agent, engine = Agent(settings), Engine(ENGINE)
     networks = Networks(settings.state_dir / STATE)
-    driver = Driver(Agent(settings), Engine(ENGINE), networks)
-    server = Server(driver, _listener())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    remaker = Remaker(agent, engine, networks)
+    driver = Driver(agent, engine, networks, remaker.hurry)
+    server = Server(driver.calls, listener())
+    for work in (server.serve_forever, remaker.run):
+        threading.Thread(target=work, daemon=True).start()
     suspects: set[str] = set()
     while True:
         if driver.hurry.wait(SWEEP):

@@ -10,29 +10,19 @@ from __future__ import annotations
 import json
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from meshnet.cli.local import UnixConnection
-from meshnet.errors import BadInput, NotFound, Unavailable
+from meshnet.containers.docker_protocol import DOCKERS_POOLS, AddressPool, NetworkState
+from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 
-LIMIT = 2.0
-"""Seconds to wait for dockerd."""
+T = TypeVar("T")
 
-
-class Endpoint(msgspec.Struct, frozen=True, rename="pascal"):
-    """An endpoint of a network as Docker lists it."""
-
-    name: str = ""
-    endpoint_id: str = msgspec.field(name="EndpointID", default="")
-
-
-class NetworkState(msgspec.Struct, frozen=True, rename="pascal"):
-    """A network as Docker has it."""
-
-    containers: dict[str, Endpoint] = {}
+LIMIT, CHANGE_LIMIT = 2.0, 30.0
+"""Seconds to wait for dockerd: for an answer, and for a change that calls the driver."""
 
 
 class Container(msgspec.Struct, frozen=True, rename="pascal"):
@@ -41,46 +31,88 @@ class Container(msgspec.Struct, frozen=True, rename="pascal"):
     labels: dict[str, str] | None = None
 
 
+class Info(msgspec.Struct, frozen=True, rename="pascal"):
+    """What Docker says of itself."""
+
+    default_address_pools: list[AddressPool] | None = None
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """How Docker refuses."""
+
+    message: str = ""
+
+
 class Engine:
     """dockerd, by its socket."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def network(self, network_id: str) -> NetworkState:
+        """Return a network; NotFound when Docker has none of that id, or not yet."""
+        return _read(self._ask("GET", f"/networks/{network_id}"), NetworkState)
+
     def endpoints(self, network_id: str) -> dict[str, str]:
         """Return the endpoints of a network with their containers' names; none when it is gone."""
         try:
-            state = msgspec.convert(self._get(f"/networks/{network_id}"), NetworkState)
+            containers = self.network(network_id).containers or {}
         except NotFound:
             return {}
-        except msgspec.ValidationError as error:
-            raise BadInput(f"Docker's answer is not valid: {error}") from error
-        return {each.endpoint_id: each.name for each in state.containers.values()}
+        return {each.endpoint_id: each.name for each in containers.values()}
+
+    def pools(self) -> list[AddressPool]:
+        """Return where Docker takes the subnets from that nobody chose."""
+        told = _read(self._ask("GET", "/info"), Info).default_address_pools
+        return told or list(DOCKERS_POOLS)
+
+    def remove_network(self, network_id: str) -> None:
+        """Remove a network; NotFound when it is gone."""
+        self._ask("DELETE", f"/networks/{network_id}")
+
+    def create_network(self, spec: dict[str, Any]) -> None:
+        """Make a network; Conflict when there is one of that name."""
+        self._ask("POST", "/networks/create", spec)
 
     def labels(self, name: str) -> dict[str, str]:
         """Return the labels of a container, by its name."""
         query = urlencode({"all": 1, "filters": json.dumps({"name": [f"^/{name}$"]})})
-        try:
-            found = msgspec.convert(self._get(f"/containers/json?{query}"), list[Container])
-        except msgspec.ValidationError as error:
-            raise BadInput(f"Docker's answer is not valid: {error}") from error
+        found = _read(self._ask("GET", f"/containers/json?{query}"), list[Container])
         return (found[0].labels or {}) if found else {}
 
-    def _get(self, target: str) -> Any:
-        connection = UnixConnection(self._path, LIMIT)
+    def _ask(self, method: str, target: str, body: object = None) -> Any:
+        connection = UnixConnection(self._path, LIMIT if method == "GET" else CHANGE_LIMIT)
+        data = None if body is None else msgspec.json.encode(body)
         try:
-            connection.request("GET", target, headers={"Host": "docker"})
+            headers = {"Host": "docker", "Content-Type": "application/json"}
+            connection.request(method, target, data, headers)
             response = connection.getresponse()
-            data = response.read()
+            answer = response.read()
         except (OSError, HTTPException) as error:
             raise Unavailable(f"dockerd on {self._path} does not answer: {error}") from error
         finally:
             connection.close()
-        if response.status == 404:
-            raise NotFound(f"dockerd knows no {target}")
-        if response.status != 200:
-            raise Unavailable(f"dockerd answered {target} with HTTP status {response.status}")
+        if response.status >= 300:
+            raise _refusal(response.status, target, answer)
         try:
-            return msgspec.json.decode(data)
+            return msgspec.json.decode(answer) if answer else None
         except msgspec.DecodeError as error:
             raise BadInput(f"Docker's answer to {target} is no JSON") from error
+
+
+def _refusal(status: int, target: str, answer: bytes) -> MeshnetError:
+    if status == 404:
+        return NotFound(f"dockerd knows no {target}")
+    try:
+        said = msgspec.json.decode(answer, type=Complaint).message
+    except msgspec.DecodeError:
+        said = f"HTTP status {status}"
+    kind = Conflict if status == 409 else Unavailable
+    return kind(f"dockerd refuses {target}: {said[:300]}")
+
+
+def _read(answer: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"Docker's answer is not valid: {error}") from error

@@ -10,7 +10,8 @@ A pool is one family of one network of the mesh, and its id says which: `meshnet
 So an id given out long ago still means something to a plugin that has just started.
 
 Docker does not tell an IPAM driver for which of its networks a pool is, so the mesh's network is
-named by `--ipam-opt meshnet.network=NAME`, or by `--subnet` with the prefix that it has.
+named by `--ipam-opt meshnet.network=NAME`, or by `--subnet` with the prefix that it has. A plain
+network, one with Docker's own IPAM driver, has its name: see `docker_networks`.
 
 Source: github.com/moby/moby, libnetwork/docs/remote.md and ipam.md.
 """
@@ -26,7 +27,7 @@ import msgspec
 from meshnet.cli.types import port
 from meshnet.errors import BadInput, NotFound
 from meshnet.model.addresses import Prefix, gateway
-from meshnet.model.names import label_from
+from meshnet.model.names import check_name, label_from
 from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec, ServiceRequest
 
 T = TypeVar("T")
@@ -61,6 +62,61 @@ class Message(msgspec.Struct, frozen=True, rename="pascal"):
     endpoint_id: str = msgspec.field(name="EndpointID", default="")
     interface: dict[str, str] | None = None
     ipv4_data: list[dict[str, Any]] | None = msgspec.field(name="IPv4Data", default=None)
+
+
+class IpamConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """One prefix of a network, as Docker's API has it."""
+
+    subnet: str = ""
+    ip_range: str = msgspec.field(name="IPRange", default="")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class Ipam(msgspec.Struct, frozen=True, rename="pascal"):
+    """How a network's addresses are given out, as Docker's API has it."""
+
+    driver: str = "default"
+    options: dict[str, str] | None = None
+    config: list[IpamConfig] | None = None
+
+
+class NetworkEndpoint(msgspec.Struct, frozen=True, rename="pascal"):
+    """An endpoint of a network as Docker lists it."""
+
+    name: str = ""
+    endpoint_id: str = msgspec.field(name="EndpointID", default="")
+
+
+class NetworkState(msgspec.Struct, frozen=True, rename="pascal"):
+    """A network as Docker has it."""
+
+    name: str = ""
+    driver: str = ""
+    internal: bool = False
+    attachable: bool = False
+    enable_ipv6: bool = msgspec.field(name="EnableIPv6", default=False)
+    ipam: Ipam = msgspec.field(name="IPAM", default=Ipam())
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    containers: dict[str, NetworkEndpoint] | None = None
+
+
+class AddressPool(msgspec.Struct, frozen=True, rename="pascal"):
+    """Where Docker takes subnets from: those of length `size` in `base`."""
+
+    base: str
+    size: int
+
+    def holds(self, prefix: Prefix) -> bool:
+        base = parse_prefix(self.base)
+        if base.version != prefix.version or prefix.prefixlen != self.size:
+            return False
+        return base.supernet_of(prefix)  # type: ignore[arg-type]
+
+
+DOCKERS_POOLS = (AddressPool("172.16.0.0/12", 16), AddressPool("192.168.0.0/16", 20))
+"""Where Docker takes subnets from unless its daemon.json says otherwise."""
 
 
 class Pool(NamedTuple):
@@ -144,11 +200,63 @@ def is_gateway(message: Message) -> bool:
     return (message.options or {}).get(ADDRESS_TYPE) == GATEWAY_TYPE
 
 
+def is_plain(message: Message) -> bool:
+    """Say whether the network of a CreateNetwork has its addresses from another IPAM driver."""
+    return (message.ipv4_data or [{}])[0].get("AddressSpace") != SPACE
+
+
+def mesh_name(state: NetworkState) -> str:
+    """Return the name on the mesh of a plain network: by our option, or by its own name."""
+    told = (state.options or {}).get(NETWORK_OPTION, "")
+    return check_name(told or label_from(state.name.replace(".", "-")), "network")
+
+
+def chosen_prefixes(state: NetworkState, pools: Sequence[AddressPool]) -> tuple[str, ...]:
+    """Return the prefixes that somebody chose for a plain network: those not out of `pools`."""
+    configs = state.ipam.config or []
+    if any(config.ip_range or config.auxiliary_addresses for config in configs):
+        raise BadInput(
+            "--ip-range and --aux-address are not supported: each node has leases of its own",
+            "Remove the network and make it without.",
+        )
+    chosen = []
+    for config in configs:
+        prefix = parse_prefix(config.subnet)
+        if any(pool.holds(prefix) for pool in pools):
+            continue
+        if config.gateway and config.gateway.partition("/")[0] != str(gateway(prefix)):
+            raise BadInput(
+                f"the gateway of {prefix} on the mesh is {gateway(prefix)}, not {config.gateway}",
+                "Remove the network and make it without --gateway.",
+            )
+        chosen.append(str(prefix))
+    return tuple(chosen)
+
+
+def remade(state: NetworkState, network: NetworkInfo) -> dict[str, Any]:
+    """Return what Docker is told to make in place of a plain network."""
+    families = (4, 6) if state.enable_ipv6 else (4,)
+    prefixes = [text for text in network.prefixes if parse_prefix(text).version in families]
+    return {
+        "Name": state.name,
+        "CheckDuplicate": True,
+        "Driver": state.driver,
+        "Internal": state.internal,
+        "Attachable": state.attachable,
+        "EnableIPv6": state.enable_ipv6,
+        "Labels": state.labels or {},
+        "Options": state.options or {},
+        "IPAM": {
+            "Driver": SPACE,
+            "Options": {NETWORK_OPTION: network.name},
+            "Config": [{"Subnet": prefix} for prefix in prefixes],
+        },
+    }
+
+
 def mesh_network(message: Message, networks: Sequence[NetworkInfo]) -> str:
     """Return the network of the mesh that a CreateNetwork is of, by the prefix of its pool."""
     data = (message.ipv4_data or [{}])[0]
-    if data.get("AddressSpace") != SPACE:
-        raise BadInput("addresses on the mesh are given out by the mesh", HOW)
     generic = (message.options or {}).get("com.docker.network.generic") or {}
     name = generic.get(NETWORK_OPTION, "") if isinstance(generic, dict) else ""
     pool = parse_prefix(str(data.get("Pool")))

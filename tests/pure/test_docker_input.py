@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
-from meshnet.containers.docker import Driver, Known, Networks
+from meshnet.containers.docker import Driver
 from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_networks import Known, Networks
 from meshnet.containers.docker_protocol import Message, Pool, attach_request, pool_of
 from meshnet.containers.docker_protocol import service_requests as requests_of
 from meshnet.errors import BadInput, MeshnetError, NotFound
@@ -45,7 +46,7 @@ def driver(tmp_path: Path) -> Driver:
     nobody = tmp_path / "nobody"
     networks = Networks(tmp_path / "docker.json")
     networks.put("known", Known("red"))
-    return Driver(Agent(Settings(run_dir=nobody)), Engine(nobody), networks)
+    return Driver(Agent(Settings(run_dir=nobody)), Engine(nobody), networks, lambda: None)
 
 
 @settings(
