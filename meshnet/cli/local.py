@@ -58,7 +58,7 @@ class Agent:
             except ProcessLookupError:
                 return None
             except OSError as error:
-                mapped = _socket_error(self._path, error)
+                mapped = socket_error(self._path, error)
                 if isinstance(mapped, Unavailable):
                     return None
                 raise mapped from error
@@ -81,9 +81,9 @@ class Agent:
             response = connection.getresponse()
             data = response.read()
         except OSError as error:
-            raise _socket_error(self._path, error) from error
+            raise socket_error(self._path, error) from error
         except http.client.HTTPException as error:
-            raise Unavailable(f"the agent on {self._path} broke off: {error!r}", _LOOK) from error
+            raise Unavailable(f"the agent on {self._path} broke off: {error!r}", LOOK) from error
         finally:
             connection.close()
         if response.status >= 400:
@@ -91,21 +91,22 @@ class Agent:
         return decode(data, kind, f"the agent's reply to {method} {target}")
 
 
-_LOOK = "See what it logged: `journalctl -u meshnet-agent`."
+LOOK = "See what it logged: `journalctl -u meshnet-agent`."
 
 
 def _refusal(data: bytes, status: int) -> MeshnetError:
     try:
         return rebuild(decode(data, ErrorReply, "error"))
     except BadInput:
-        return Unavailable(f"the agent answered with HTTP status {status}", _LOOK)
+        return Unavailable(f"the agent answered with HTTP status {status}", LOOK)
 
 
-def _socket_error(path: Path, error: OSError) -> MeshnetError:
+def socket_error(path: Path, error: OSError) -> MeshnetError:
+    """Return what an error of the agent's socket means."""
     if isinstance(error, PermissionError):
         return Refused(f"you may not talk to the agent on {path}", "Run this as root.")
     if isinstance(error, TimeoutError):
-        return Unavailable(f"the agent on {path} did not answer in time", _LOOK)
+        return Unavailable(f"the agent on {path} did not answer in time", LOOK)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
         return Unavailable(
             f"no agent listens on {path}",
@@ -115,4 +116,4 @@ def _socket_error(path: Path, error: OSError) -> MeshnetError:
         return BadInput(
             f"socket path {path} cannot be used: {error}", "Choose a shorter --run-dir."
         )
-    return Unavailable(f"the agent on {path} broke off: {error.strerror or error}", _LOOK)
+    return Unavailable(f"the agent on {path} broke off: {error.strerror or error}", LOOK)

@@ -1,135 +1,71 @@
-"""Face. `meshnet-cni`, the CNI plugin: a process a call, and a thin client of the agent.
+"""Face. `meshnet-cni`, the CNI plugin: carries a call to the agent, and prints what it answers.
 
-The call comes by environment and standard input, the answer goes to standard output, one JSON
-object or nothing, an error with exit status 1. What an attachment is lives in the agent alone: the
-plugin keeps no file, so a plugin killed anywhere leaves nothing behind, and DEL finds all by the
-owner. A runtime starts it for every container, so it imports little.
+A runtime starts it for every container, several times, so it imports nothing but what the
+interpreter brings with it: `socket` alone would double its time. Where the agent is elsewhere or
+not there, `cni_alone` takes over.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from _socket import AF_UNIX, SOCK_STREAM, socket
+from posix import environ
 
-import msgspec
+SOCKET = "/run/meshnet/agent.sock"
+TIMEOUT = 60.0
+"""Seconds to wait for the agent. An attachment on a busy machine takes a few."""
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
-from meshnet.containers import cni_protocol as protocol
-from meshnet.containers.cni_protocol import Call, CniError
-from meshnet.errors import MeshnetError, NotFound, Unavailable
-from meshnet.wire.local import (
-    Attached,
-    AttachmentInfo,
-    CheckRequest,
-    DetachRequest,
-    Done,
-    NetworkInfo,
-    Status,
-)
+Environment = dict[bytes, bytes]
 
-Reply = dict[str, Any] | None
+
+class BrokenOff(Exception):
+    """The agent took the call and gave no answer to it."""
 
 
 def run() -> int:
     """Carry out the call that environment and standard input hold; return the exit status."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
     try:
-        data = sys.stdin.buffer.read()
-    except OSError:
-        data = b""
-    status, output = answer(os.environ, data)
+        if b"runDir" in data:
+            raise FileNotFoundError
+        status, output = ask(SOCKET, environ, data)
+    except (OSError, BrokenOff) as error:
+        from meshnet.containers.cni_alone import answer
+
+        status, output = answer(environ, data, error if type(error) is BrokenOff else None)
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
     return status
 
 
-def answer(environment: Mapping[str, str], data: bytes) -> tuple[int, bytes]:
-    """Return exit status and output of a call, whatever it holds."""
-    command, version = environment.get("CNI_COMMAND", ""), protocol.VERSIONS[-1]
+def ask(path: str, environment: Environment, data: bytes) -> tuple[int, bytes]:
+    """Have the agent on a socket answer; return exit status and output (see `wire.cni`).
+
+    OSError when the agent cannot be reached. BrokenOff when it may have acted.
+    """
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    connection.settimeout(TIMEOUT)
+    connection.connect(path)
+    body = pack(environment, data)
+    head = b"POST /v1/cni HTTP/1.0\r\nHost: meshnet\r\nContent-Length: %d\r\n\r\n" % len(body)
+    said = b""
     try:
-        call = protocol.read_call(environment, data)
-        version = call.config.cni_version
-        reply = _carry_out(call)
-    except CniError as error:
-        return 1, _json(protocol.error_body(error, version))
-    except MeshnetError as error:
-        return 1, _json(protocol.error_body(protocol.from_error(error, command), version))
-    except Exception as error:  # A runtime reads nothing but an error of the specification.
-        unexpected = CniError(protocol.UNEXPECTED, f"a mistake in meshnet-cni: {error!r}")
-        return 1, _json(protocol.error_body(unexpected, version))
-    return 0, b"" if reply is None else _json(reply)
+        connection.sendall(head + body)
+        while more := connection.recv(65536):
+            said += more
+    except OSError as error:
+        raise BrokenOff(str(error)) from error
+    head, _, output = said.partition(b"\r\n\r\n")
+    status = {b"200": 0, b"400": 1}.get(head[9:12])
+    if status is None or b"Content-Length: %d" % len(output) not in head.split(b"\r\n"):
+        raise BrokenOff(head[:60].decode(errors="replace"))
+    return status, output
 
 
-def _json(value: object) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
-
-
-def _carry_out(call: Call) -> Reply:
-    if call.command == "VERSION":
-        versions = list(protocol.VERSIONS)
-        return {"cniVersion": call.config.cni_version, "supportedVersions": versions}
-    agent = Agent(Settings(run_dir=Path(call.config.run_dir)))
-    return {"ADD": _add, "DEL": _del, "CHECK": _check, "GC": _gc, "STATUS": _status}[call.command](
-        agent, call
-    )
-
-
-def _add(agent: Agent, call: Call) -> Reply:
-    request = protocol.attach_request(call)
-    _require_namespace(call.netns)
-    return protocol.result(call, agent.post("/v1/attach", request, Attached))
-
-
-def _require_namespace(path: str) -> None:
-    try:
-        found = Path(path).exists()
-    except OSError:
-        found = False
-    if not found:
-        raise CniError(protocol.CONTAINER_UNKNOWN, f"network namespace {path} does not exist")
-
-
-def _del(agent: Agent, call: Call) -> Reply:
-    _detach(agent, call.owner)
-    return None
-
-
-def _detach(agent: Agent, owner: str) -> None:
-    try:
-        agent.post("/v1/detach", DetachRequest(owner=owner), Done)
-    except NotFound:
-        return
-
-
-def _check(agent: Agent, call: Call) -> Reply:
-    try:
-        given = agent.post("/v1/check", CheckRequest(owner=call.owner), Attached)
-    except NotFound as error:
-        raise CniError(protocol.CONTAINER_UNKNOWN, error.message, error.hint) from error
-    protocol.check_previous(call, given)
-    return None
-
-
-def _gc(agent: Agent, call: Call) -> Reply:
-    owners = [item.owner for item in agent.get("/v1/attachments", list[AttachmentInfo])]
-    for owner in protocol.unlisted(call, owners):
-        _detach(agent, owner)
-    return None
-
-
-def _status(agent: Agent, call: Call) -> Reply:
-    status = agent.get("/v1/status", Status)
-    if not status.membership_not_after:
-        raise Unavailable("this node is no member of the mesh", "See meshnet status.")
-    networks = [network.name for network in agent.get("/v1/networks", list[NetworkInfo])]
-    if call.config.network not in networks:
-        raise Unavailable(
-            f"there is no network {call.config.network}", "Make it: meshnet network create."
-        )
-    return None
+def pack(environment: Environment, data: bytes) -> bytes:
+    """Return a call as it travels."""
+    said = (key + b"=" + value for key, value in environment.items() if key.startswith(b"CNI_"))
+    return b"".join(one + b"\0" for one in said) + b"\0" + data
 
 
 if __name__ == "__main__":

@@ -13,10 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnet.containers.cni import answer
-from meshnet.containers.cni_protocol import COMMANDS, VERSIONS, Call, read_call
-from meshnet.containers.cni_protocol import attach_request as request_of
-from meshnet.containers.cni_protocol import result as result_of
+from meshnet.containers import cni_alone
+from meshnet.containers.cni import pack
+from meshnet.wire.cni import (
+    ANNOTATIONS,
+    COMMANDS,
+    SIZE_LIMIT,
+    VERSIONS,
+    Call,
+    read_call,
+    unpack,
+)
+from meshnet.wire.cni import attach_request as request_of
+from meshnet.wire.cni import result as result_of
 from meshnet.wire.local import Attached, PortSpec
 
 NOBODY = "/nonexistent/run"
@@ -52,6 +61,15 @@ def config(version: str = "1.1.0", **more: Any) -> dict[str, Any]:
 
 def call(**more: Any) -> Call:
     return read_call(environment(), json.dumps(config(**more)).encode())
+
+
+def raw(env: dict[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
+
+
+def answer(env: dict[str, str], data: bytes) -> tuple[int, bytes]:
+    """Answer a call where no agent is."""
+    return cni_alone.answer(raw(env), data)
 
 
 def code_of(env: dict[str, str], said: object) -> int:
@@ -151,10 +169,6 @@ def test_commands_newer_than_the_configuration_are_error_1(command: str, version
     assert code_of(environment(command), config(version)) == 1
 
 
-def test_a_namespace_that_is_not_there_is_error_3() -> None:
-    assert code_of(environment(CNI_NETNS="/proc/self/ns/none"), config()) == 3
-
-
 def test_gc_without_a_list_takes_nothing_away() -> None:
     env = environment("GC")
     agentless = code_of(env, config(**{"cni.dev/valid-attachments": []}))
@@ -224,13 +238,41 @@ def test_behind_another_plugin_ours_is_a_second_interface() -> None:
     assert result["routes"] == earlier["routes"]
 
 
-def test_the_plugin_is_a_program_that_imports_little() -> None:
-    probe = (
-        "import sys, meshnet.containers.cni; print(sorted({n.partition('.')[0] for n in "
-        "sys.modules} & {'aiohttp', 'asyncio', 'click', 'nacl', 'pyroute2', 'rich'}))"
-    )
-    said = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert said.stdout == "[]\n"
+@given(ENVIRONMENT, st.binary(max_size=60))
+def test_a_call_travels_as_it_is(changes: dict[str, str], data: bytes) -> None:
+    env = environment("ADD", **changes)
+    assert unpack(pack(raw({**env, "HOME": "/"}), data)) == (env, data)
+    assert unpack(pack({}, data)) == ({}, data)
+
+
+def test_a_configuration_longer_than_an_agent_takes_is_an_error() -> None:
+    assert code_of(environment(), config(dns={"search": ["x" * SIZE_LIMIT]})) == 7
+
+
+def test_annotations_of_a_pod_are_labels_of_lower_rank() -> None:
+    annotations = {"mesh.service": "web", "mesh.port": "80", "other/annotation": "x"}
+    said = {"runtimeConfig": {ANNOTATIONS: annotations}, "service": "overridden"}
+    assert request_of(call(**said)).service == "web"
+    assert request_of(call(**said)).ports == (PortSpec(number=80, protocol="tcp", name="http"),)
+    labels = [{"key": "mesh.service", "value": "shop"}]
+    assert request_of(call(**said, args={"cni": {"labels": labels}})).service == "shop"
+
+
+def test_the_plugin_starts_with_what_the_interpreter_brings_with_it() -> None:
+    probe = "import sys; had = {*sys.modules}; import meshnet.containers.cni\n"
+    probe += "print(*({*sys.modules} - had))"
+    command = [sys.executable, "-I", "-c", probe]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(said.stdout.split()) <= {
+        *("meshnet", "meshnet.containers", "meshnet.containers.cni", "__future__", "_socket"),
+    }
+
+
+def test_the_plugin_is_a_program_that_tells_its_versions_without_an_agent(tmp_path: Path) -> None:
     env = {**os.environ, "CNI_COMMAND": "VERSION"}
-    version = subprocess.run([PROGRAM], input=b"", env=env, capture_output=True, check=True)
-    assert json.loads(version.stdout)["supportedVersions"] == list(VERSIONS)
+    said = json.dumps({"cniVersion": "1.0.0", "runDir": str(tmp_path)}).encode()
+    version = subprocess.run([PROGRAM], input=said, env=env, capture_output=True, check=True)
+    assert json.loads(version.stdout) == {
+        "cniVersion": "1.0.0",
+        "supportedVersions": list(VERSIONS),
+    }

@@ -13,6 +13,12 @@ three in one text. Alone, the plugin makes the interface CNI_IFNAME. Behind a pl
 it, ours is a second one, `mesh0` unless the configuration says otherwise, and the result is the
 earlier one with ours added.
 
+`meshnet-cni` hands a call over as it got it, so that it need not understand what it carries:
+
+    POST /v1/cni    the CNI_ variables, KEY=VALUE and NUL each, one NUL more, standard input
+    200             what the plugin is to print, exit status 0
+    400             the same, exit status 1
+
 Source: https://github.com/containernetworking/cni/blob/main/SPEC.md and CONVENTIONS.md.
 """
 
@@ -27,10 +33,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from meshnet import errors
-from meshnet.cli.types import port
 from meshnet.errors import BadInput, MeshnetError
 from meshnet.model.names import DEFAULT_NETWORK, ZONE, label_from
-from meshnet.wire.local import Attached, AttachRequest, PortSpec
+from meshnet.wire.local import BODY_LIMIT, Attached, AttachRequest, PortSpec
+from meshnet.wire.port import port
 
 T = TypeVar("T")
 
@@ -48,7 +54,13 @@ NOT_JSON, BAD_CONFIG, TRY_LATER, UNAVAILABLE = 6, 7, 11, 50
 OWN, UNEXPECTED = 100, 199
 """Codes of ours: OWN + the exit code of the error in `meshnet.errors`."""
 
+PATH = "/v1/cni"
+SIZE_LIMIT = BODY_LIMIT // 2
+"""Longest configuration in bytes."""
+
 SERVICE_LABEL, PORT_LABEL = "mesh.service", "mesh.port"
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+"""The capability by which containerd tells the annotations of a pod."""
 BEHIND = "mesh0"
 SHORT_ID = 12
 
@@ -93,6 +105,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, rename="camel"):
     mac: str = ""
     aliases: dict[str, tuple[str, ...]] = {}
     port_mappings: tuple[Any, ...] = ()
+    annotations: dict[str, str] = msgspec.field(name=ANNOTATIONS, default={})
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
@@ -160,6 +173,13 @@ def owner(name: str, container: str, ifname: str) -> str:
     return f"cni/{name}/{container}/{ifname}"
 
 
+def unpack(body: bytes) -> tuple[dict[str, str], bytes]:
+    """Return environment and standard input of a call as it travels."""
+    head, _, data = body.partition(b"\0\0") if not body.startswith(b"\0") else (b"", b"", body[1:])
+    pairs = (one.decode(errors="surrogateescape").partition("=") for one in head.split(b"\0"))
+    return {key: value for key, _, value in pairs if key}, data
+
+
 def read_call(environment: Mapping[str, str], data: bytes) -> Call:
     """Check a call; raise CniError, with the code the specification has for what is wrong."""
     command = environment.get("CNI_COMMAND", "")
@@ -167,6 +187,8 @@ def read_call(environment: Mapping[str, str], data: bytes) -> Call:
         raise CniError(BAD_ENVIRONMENT, f"CNI_COMMAND {command[:40]!r} is none of {COMMANDS}")
     if command == "VERSION":
         return Call(command, Config(_version_asked(data)))
+    if len(data) > SIZE_LIMIT:
+        raise CniError(BAD_CONFIG, f"the network configuration is longer than {SIZE_LIMIT} bytes")
     config = _decode(data, Config)
     _check_version(command, config.cni_version)
     if command == "GC" and config.valid is None:
@@ -183,6 +205,11 @@ def read_call(environment: Mapping[str, str], data: bytes) -> Call:
     args = _read_args(environment.get("CNI_ARGS", "")) if command == "ADD" else {}
     container, netns, ifname = values.values()
     return Call(command, config, container, netns, ifname, args)
+
+
+def versions(call: Call) -> dict[str, Any]:
+    """Return the answer to VERSION."""
+    return {"cniVersion": call.config.cni_version, "supportedVersions": list(VERSIONS)}
 
 
 def _version_asked(data: bytes) -> str:
@@ -246,7 +273,7 @@ def attach_request(call: Call) -> AttachRequest:
             "Fix the address instead.",
         )
     told = config.args.cni if config.args else Labels()
-    labels = {label.key: label.value for label in told.labels}
+    labels = {**runtime.annotations, **{label.key: label.value for label in told.labels}}
     pod = label_from(said.get("K8S_POD_NAME", ""))
     fixed = tuple(text for text in said.get("IP", "").split(",") if text)
     basis = pod or label_from(f"c-{call.container[:SHORT_ID].replace('.', '-')}")
@@ -328,19 +355,29 @@ _CODES: dict[type[MeshnetError], int] = {
 }
 
 
-def from_error(error: MeshnetError, command: str) -> CniError:
-    """Return the CniError that an error of ours is to a runtime."""
+def reply(value: dict[str, Any] | None) -> bytes:
+    """Return what a plugin prints for an answer, which may be nothing."""
+    return b"" if value is None else msgspec.json.encode(value) + b"\n"
+
+
+def failure(error: Exception, command: str, version: str) -> bytes:
+    """Return what a plugin prints for an error: the specification knows no other form."""
+    if isinstance(error, MeshnetError):
+        error = _from_error(error, command)
+    elif not isinstance(error, CniError):
+        error = CniError(UNEXPECTED, f"a mistake in meshnet: {error!r}")
+    return reply(
+        {
+            "cniVersion": version,
+            "code": error.code,
+            "msg": error.message,
+            "details": error.details,
+        }
+    )
+
+
+def _from_error(error: MeshnetError, command: str) -> CniError:
     code = next((_CODES[kind] for kind in type(error).mro() if kind in _CODES), None)
     if command == "STATUS":
         code = UNAVAILABLE
     return CniError(OWN + error.exit_code if code is None else code, error.message, error.hint)
-
-
-def error_body(error: CniError, version: str) -> dict[str, Any]:
-    """Return an error as a runtime reads it."""
-    return {
-        "cniVersion": version,
-        "code": error.code,
-        "msg": error.message,
-        "details": error.details,
-    }
