@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -22,28 +21,29 @@ import aiohttp
 import msgspec
 
 from meshnet import __version__
-from meshnet.errors import BadInput, MeshnetError, NotAuthentic, PinMismatch, Unavailable
+from meshnet.agent.faults import (
+    StaleChallenge,
+    means_next,
+    read_problem,
+    refusal,
+    unreachable,
+    worst,
+    wrong_key,
+)
+from meshnet.errors import BadInput, MeshnetError, PinMismatch, Unavailable
 from meshnet.model.addresses import Address, Prefix
 from meshnet.model.keys import PrivateKey, SigningKey
 from meshnet.model.names import check_name
 from meshnet.wire import api, auth, codec
-from meshnet.wire.api import Granted, HeldLease, Hello, Joined, Line, Published
+from meshnet.wire.api import Granted, HeldLease, Hello, Line, Published
 from meshnet.wire.fact import SignedFact
 from meshnet.wire.pin import spki_pin
-from meshnet.wire.token import Token
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 15.0
 SILENCE_SECONDS = 3.0 * api.BEAT_SECONDS
-JOIN_PATIENCE = 10.0
-RETRY_FIRST, RETRY_LAST = 0.2, 5.0
-
-
-def full_jitter(attempt: int, chance: float) -> float:
-    """Return how long to wait before another attempt, in seconds; `chance` is in 0..1."""
-    return chance * float(min(RETRY_LAST, RETRY_FIRST * 2 ** min(attempt, 16)))
 
 
 class PinCheck(aiohttp.Fingerprint):
@@ -65,10 +65,6 @@ class PinCheck(aiohttp.Fingerprint):
         if pin not in self._pins:
             raise aiohttp.ServerFingerprintMismatch(b"", bytes.fromhex(pin), host, port)
         self.seen = pin
-
-
-class StaleChallenge(NotAuthentic):
-    """The coordinator has restarted, or took its time, since it said hello."""
 
 
 class CoordinatorClient:
@@ -97,15 +93,6 @@ class CoordinatorClient:
     async def hello(self) -> Hello:
         """Ask who is there."""
         return await self._any(self._hello)
-
-    async def join(self, token: Token, name: str, wireguard: PrivateKey) -> Joined:
-        """Redeem a token, proving both keys; raises the TokenError that applies."""
-
-        async def once(url: str, hello: Hello) -> Joined:
-            request = self._join_request(token, name, wireguard, hello, self._checks[url].seen)
-            return await self._ask(url, "POST", api.JOIN, Joined, request)
-
-        return await self._any(lambda url: self._greeting(url, once), JOIN_PATIENCE)
 
     async def renew(
         self, leases: Iterable[HeldLease] = (), keys: Iterable[PrivateKey] = ()
@@ -186,23 +173,6 @@ class CoordinatorClient:
     async def _post(self, path: str, kind: type[T], request: msgspec.Struct) -> T:
         return await self._any(lambda url: self._ask(url, "POST", path, kind, request))
 
-    def _join_request(
-        self, token: Token, name: str, wireguard: PrivateKey, hello: Hello, pin: str
-    ) -> api.JoinRequest:
-        claim = auth.JoinClaim(
-            name, self._identity.public, wireguard.public, token.secret, hello.challenge, pin
-        )
-        transcript = claim.transcript()
-        return api.JoinRequest(
-            claim.secret,
-            name,
-            claim.identity,
-            claim.wireguard,
-            claim.challenge,
-            self._identity.sign(transcript),
-            auth.prove(wireguard, hello.ephemeral, transcript),
-        )
-
     async def _ask(
         self, url: str, method: str, path: str, kind: type[T], request: object = None
     ) -> T:
@@ -225,13 +195,11 @@ class CoordinatorClient:
                 return response
             async with response:
                 text = await _guarded(url, response.read())
-            problem = _problem(url, text, response.status)
-            if problem.code == api.CHALLENGE:
-                raise StaleChallenge(problem.message, problem.hint)
+            problem = read_problem(url, text, response.status)
             if last or problem.code != api.CLOCK:
                 break
             self._clock_offset = problem.time - int(time.time())
-        raise api.error_from(problem, response.status)
+        raise refusal(problem, response.status)
 
     async def _twice(
         self, url: str, method: str, path: str, body: bytes, limit: float | None
@@ -276,21 +244,8 @@ class CoordinatorClient:
 
     # One of many coordinators
 
-    async def _any(self, once: Callable[[str], Awaitable[T]], patience: float = 0.0) -> T:
-        """Return what the first coordinator to answer says; wait for one up to `patience`."""
-        deadline = time.monotonic() + patience
-        attempt = 0
-        while True:
-            try:
-                return await self._each(once)
-            except Unavailable as error:
-                pause = full_jitter(attempt, random.random())
-                if type(error) is not Unavailable or time.monotonic() + pause >= deadline:
-                    raise
-            await asyncio.sleep(pause)
-            attempt += 1
-
-    async def _each(self, once: Callable[[str], Awaitable[T]]) -> T:
+    async def _any(self, once: Callable[[str], Awaitable[T]]) -> T:
+        """Return what the first coordinator to answer says."""
         faults: list[MeshnetError] = []
         for url in list(self._urls):
             try:
@@ -298,20 +253,14 @@ class CoordinatorClient:
                     await self._hello(url)
                 answer = await once(url)
             except (Unavailable, PinMismatch) as error:
-                if type(error) not in (Unavailable, PinMismatch):
+                if not means_next(error):
                     raise
                 faults.append(error)
                 continue
             self._urls.remove(url)
             self._urls.insert(0, url)
             return answer
-        raise _worst(faults)
-
-
-def _worst(faults: list[MeshnetError]) -> MeshnetError:
-    """A wrong key is news that a dead line must not hide."""
-    wrong = [fault for fault in faults if isinstance(fault, PinMismatch)]
-    return (wrong or faults)[0]
+        raise worst(faults)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -344,18 +293,6 @@ async def _guarded(url: str, work: Awaitable[T]) -> T:
     try:
         return await work
     except aiohttp.ServerFingerprintMismatch as error:
-        raise PinMismatch(
-            f"coordinator {url} holds another key than the one this node was told to trust",
-            "Nothing was sent to it. Check the URL and the token; someone may be in between.",
-        ) from error
-    except TimeoutError as error:
-        raise Unavailable(f"coordinator {url} did not answer in time") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unavailable(f"coordinator {url} cannot be reached: {error}") from error
-
-
-def _problem(url: str, text: bytes, status: int) -> api.Problem:
-    try:
-        return codec.decode(text, api.Problem, "error")
-    except BadInput:
-        return api.Problem("", f"coordinator {url} answered with HTTP status {status}")
+        raise wrong_key(url) from error
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        raise unreachable(url, error) from error

@@ -6,14 +6,13 @@ token answers as it did before.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshnet.agent.book import Book
-from meshnet.agent.client import CoordinatorClient
+from meshnet.agent.joiner import join
 from meshnet.agent.storage import Settings, StateDir
 from meshnet.errors import BadInput, Conflict, NotAuthentic
 from meshnet.model.names import check_name, label_from
@@ -40,22 +39,6 @@ def enrol(
     host_networks: tuple[str, ...] = ("default",),
 ) -> Enrolment:
     """Join the mesh a token names; raise a TokenError, PinMismatch, Conflict, …, as it went."""
-    return asyncio.run(
-        enrol_in_loop(
-            state_dir, token_text, name=name, listen_port=listen_port, host_networks=host_networks
-        )
-    )
-
-
-async def enrol_in_loop(
-    state_dir: Path,
-    token_text: str,
-    *,
-    name: str = "",
-    listen_port: int = 51820,
-    host_networks: tuple[str, ...] = ("default",),
-) -> Enrolment:
-    """Do what `enrol` does, inside a running loop."""
     token = read_token(token_text)
     chosen = name or label_from(socket.gethostname())
     if not chosen:
@@ -64,7 +47,7 @@ async def enrol_in_loop(
     state = StateDir(state_dir)
     _check_same_mesh(state, token)
     state.create()
-    membership = await _join(state, token, chosen)
+    membership = _join(state, token, chosen)
     state.save_settings(
         Settings(
             root=token.root,
@@ -91,13 +74,9 @@ def _check_same_mesh(state: StateDir, token: Token) -> None:
         )
 
 
-async def _join(state: StateDir, token: Token, name: str) -> Membership:
+def _join(state: StateDir, token: Token, name: str) -> Membership:
     identity, wireguard = state.make_keys()
-    client = CoordinatorClient(token.urls, token.pins, identity)
-    try:
-        joined = await client.join(token, name, wireguard)
-    finally:
-        await client.close()
+    joined = join(token, name, identity, wireguard)
     book = Book(token.root, identity, state.journal(), time.time)
     book.load()
     book.take(joined.facts, "the coordinator")

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 from meshnet.agent.client import CoordinatorClient
+from meshnet.agent.joiner import join
 from meshnet.coordinator.admin_client import AdminClient
 from meshnet.coordinator.core import Terms
 from meshnet.coordinator.setup import Initialised, initialise
@@ -137,7 +138,8 @@ class Node:
         return self.identity.public.node_id
 
     async def join(self) -> Joined:
-        joined = await self.client.join(self.token, self.name, self.wireguard)
+        claim = (self.token, self.name, self.identity, self.wireguard)
+        joined = await asyncio.to_thread(join, *claim)
         self.take(joined.facts)
         return joined
 

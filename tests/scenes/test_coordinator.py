@@ -8,6 +8,7 @@ node ─┘
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections import Counter
@@ -172,25 +173,31 @@ async def test_a_coordinator_with_another_key_is_told_nothing(tmp_path: Path) ->
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
     heard: list[bytes] = []
-    ended = asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read())
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := await reader.read(4096):
+                said += more
         writer.close()
-        ended.set()
+        heard.append(said)
 
     port = free_port()
     server = await asyncio.start_server(listen, "127.0.0.1", port, ssl=context)
     token = Token(
         (f"https://127.0.0.1:{port}",), ("ab" * 32,), IdentityKey(bytes(32)), b"never to be sent"
     )
+    node = Node("n1", token)
     async with server:
-        fault = await fault_of(Node("n1", token))
-        await asyncio.wait_for(ended.wait(), 10)
+        fault = await fault_of(node)
+        with pytest.raises(PinMismatch):
+            await node.client.hello()
+        await until(lambda: len(heard) == 2, "both have hung up")
+    await node.client.close()
     assert isinstance(fault, PinMismatch)
     assert fault.exit_code == 16
     assert "another key" in fault.message
-    assert heard == [b""]
+    assert heard == [b"", b""]
 
 
 async def test_with_one_coordinator_gone_the_next_is_asked(coordinator: Coordinator) -> None:
@@ -198,6 +205,7 @@ async def test_with_one_coordinator_gone_the_next_is_asked(coordinator: Coordina
     nowhere = f"https://127.0.0.1:{free_port()}"
     node = Node("n1", Token((nowhere, *token.urls), token.pins, token.root, token.secret))
     await node.join()
+    await node.publish(node.record())
     assert node.client.url == coordinator.url
     await node.client.close()
 

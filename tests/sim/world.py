@@ -20,7 +20,7 @@ from pathlib import Path
 
 from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
-from meshnet.agent.enrol import enrol_in_loop
+from meshnet.agent.enrol import enrol
 from meshnet.agent.node import Machine, MeshNode
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
@@ -130,7 +130,7 @@ class World:
         """Enrol a machine and start its agent."""
         number = len(self.nodes)
         sim = self.nodes[name] = SimNode(name, StateDir(self.directory / name), number)
-        await enrol_in_loop(sim.state.path, token, name=name, host_networks=())
+        await asyncio.to_thread(enrol, sim.state.path, token, name=name, host_networks=())
         self.start(sim)
         return sim
 
