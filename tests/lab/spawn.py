@@ -7,9 +7,12 @@ exception: it holds for children only, so we enter it for the moment of the fork
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ def spawn(
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **_as_installed(), **(env or {})},
             preexec_fn=_entering(where, Path.cwd()),
             start_new_session=True,
         )
@@ -64,6 +67,14 @@ def _entering(where: Where, directory: Path) -> Callable[[], None]:
         os.chdir(directory)
 
     return enter
+
+
+@functools.cache
+def _as_installed() -> dict[str, str]:
+    """Let Python programs run from compiled modules, as installed ones do, kept out of the tree."""
+    directory = tempfile.TemporaryDirectory(prefix="meshnet-pycache-")
+    atexit.register(directory.cleanup)
+    return {"PYTHONPYCACHEPREFIX": directory.name, "PYTHONDONTWRITEBYTECODE": ""}
 
 
 @contextmanager
