@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_interface
 
 from meshnet.model.addresses import (
@@ -173,11 +174,16 @@ def _port(port: LocalPort, network: Network, mtu: int) -> Port:
 def on_link(network: Network, addresses: Iterable[Address]) -> list[Interface]:
     """Return the addresses with the prefix length of the network, so that all of it is on link."""
     return [
-        ip_interface(f"{address}/{prefix.prefixlen}")
+        _interface(address, prefix.prefixlen)
         for address in addresses
         for prefix in network.prefixes
         if address in prefix
     ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _interface(address: Address, length: int) -> Interface:
+    return ip_interface(f"{address}/{length}")
 
 
 def remote_nodes(view: View, own_node: str) -> list[Node]:
