@@ -7,6 +7,7 @@ The list on disk is the node's intent and outlives the agent. An attachment whos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from meshnet.plan.desired import LocalPort
 from meshnet.plan.state import HANDED, HOST
 
 Key = tuple[str, str]
+
+_address = lru_cache(maxsize=1 << 16)(ip_address)
+"""The addresses of all attachments are read for every pass."""
 
 
 def boot_id() -> str:
@@ -109,7 +113,7 @@ class Attachments:
     def used(self, network: str) -> set[Address]:
         """Return the addresses in use on a network."""
         return {
-            ip_address(address)
+            _address(address)
             for item in self._items.values()
             if item.network == network
             for address in item.addresses
@@ -216,7 +220,7 @@ def _attachment(item: LocalAttachment) -> Attachment:
     return Attachment(
         network=item.network,
         name=item.name,
-        addresses=tuple(ip_address(address) for address in item.addresses),
+        addresses=tuple(_address(address) for address in item.addresses),
         mac=item.mac,
         host=item.host,
     )

@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 
 TUNNEL = "meshnet0"
 SETTLE = 0.005
+GIVE_WAY = 0.02
+"""Seconds for which what follows from a change lets a pass go first: both would share the
+interpreter, and somebody may wait for the pass."""
 LONGEST_NAP = 30.0
 
 
@@ -221,6 +224,7 @@ class MeshNode:
         while True:
             if await happened(self._changed, self._nap()):
                 await asyncio.sleep(SETTLE)
+                await self.reconciler.idle(GIVE_WAY)
             self._changed.clear()
             await self.settle()
 

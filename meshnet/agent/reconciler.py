@@ -39,7 +39,7 @@ AUDIT_INTERVAL = 4.0
 AUDIT_GAP = 1.0
 """Seconds between two audits, at least, and from a change to the audit that looks at it."""
 SETTLE = 0.01
-"""Seconds between a wake and the pass, in which further wakes join it."""
+"""Seconds from a wake to the pass, in which further wakes join it; none while somebody waits."""
 RETRY_FIRST, RETRY_LAST = 0.2, 10.0
 
 
@@ -75,6 +75,7 @@ class Reconciler:
         self._waiters: list[asyncio.Future[Outcome]] = []
         self._settled: Host | None = None
         self._nudge = asyncio.Event()
+        self._idle = asyncio.Event()
         self._audited = 0.0
         self._audit_at = 0.0
         self._retry = RETRY_FIRST
@@ -102,7 +103,7 @@ class Reconciler:
         while True:
             await happened(self._nudge, self._nap())
             self._nudge.clear()
-            if self._dirty:
+            if self._dirty and not self._waiters:
                 await asyncio.sleep(SETTLE)
             if self._dirty or self._nap() <= 0:
                 await self.once()
@@ -125,6 +126,7 @@ class Reconciler:
     async def once(self) -> Outcome:
         """Do one pass and return what it did. Passes never overlap."""
         async with self._turn:
+            self._idle.clear()
             self._dirty = False
             waiters, self._waiters = self._waiters, []
             started = time.monotonic()
@@ -137,7 +139,12 @@ class Reconciler:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(outcome)
+            self._idle.set()
             return outcome
+
+    async def idle(self, limit: float) -> None:
+        """Wait until no pass is under way, for `limit` seconds at most."""
+        await happened(self._idle, limit)
 
     async def preview(self) -> list[Operation]:
         """Return what a pass would do now, without doing it."""
