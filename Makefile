@@ -11,7 +11,7 @@ BENCH ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-enter demo-down test check bench fuzz clean system-programs
+.PHONY: help setup demo demo-enter demo-down test check bench fuzz clean system-programs engines
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,6 +19,9 @@ help: ## show this
 # Programs can be removed behind our back, so that is looked at every time; it takes 0.1 s.
 system-programs:
 	@./.ci/setup system
+
+engines: system-programs
+	@./.ci/setup engines
 
 .make/python: pyproject.toml .ci/setup | system-programs
 	@./.ci/setup python
@@ -36,7 +39,7 @@ demo-enter: setup ## a shell on a host of the demo that was kept: HOST=cloud-a1
 demo-down: setup ## end the demo that was kept
 	@$(PYTHON_VENV) -m tests.demo --down
 
-test: setup ## all tests; ARGS='-k name' chooses
+test: setup engines ## all tests; ARGS='-k name' chooses
 	@$(PYTHON_VENV) -m pytest $(ARGS)
 
 check: setup ## the static tests only
