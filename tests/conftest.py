@@ -40,7 +40,9 @@ def why_no_namespaces() -> str:
     return f"no namespaces: {result.stderr.strip()}" if result.returncode else ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return
     for item in items:
         if item.path.parent.name in AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -156,6 +156,8 @@ class _FakeDevice:
                 del self.owners[prefix]
 
     def shake_hands(self, key: PublicKey, at: float, endpoint: Endpoint | None) -> None:
+        if key not in self.peers:
+            return  # of strangers WireGuard takes no notice
         self.fresh = None
         before = self.status[key]
         self.status[key] = PeerStatus(at, before.received + 92, before.sent + 148)

@@ -326,6 +326,35 @@ def test_a_handshake_shows_its_time_its_bytes_and_where_it_came_from(
     assert device.peers[ANN.public].endpoint == source
 
 
+def test_a_peer_removed_in_the_middle_of_handshakes_stays_away_and_may_come_back(
+    host: Host, wg: WireGuard
+) -> None:
+    source = Endpoint(ip_address("127.0.0.1"), PORT + 7)
+    host.shake_hands(DEVICE, ANN.public, source)
+    # A keepalive is sent at once, so a handshake begins; it is under way when the peer goes.
+    met = give(ANN, "10.1.0.0/16", endpoint=source, keepalive=1)
+
+    for _ in range(50):
+        wg.change_peers(DEVICE, [met])
+        wg.change_peers(DEVICE, [PeerChange(ANN.public, remove=True)])
+    removed = show(read(wg))
+    wg.change_peers(DEVICE, [met])
+    host.shake_hands(DEVICE, ANN.public, source)
+
+    assert removed == "device us port 53820"
+    assert wait_for_handshake(wg, ANN.public).peers[ANN.public].allowed_ips == met.add
+
+
+def test_a_preshared_key_is_replaced_by_another(wg: WireGuard) -> None:
+    other = PresharedKey(b"another".ljust(32, b"."))
+    wg.change_peers(DEVICE, [give(ANN, "10.1.0.0/16", preshared_key=SECRET)])
+
+    wg.change_peers(DEVICE, [give(ANN, "", preshared_key=other)])
+
+    assert read(wg).peers[ANN.public].preshared_key == other
+    assert show(read(wg)).endswith("ann 10.1.0.0/16 preshared")
+
+
 def test_a_port_held_by_a_stranger_is_refused_and_nothing_changes(host: Host) -> None:
     host.hold_port(PORT)
     host.wireguard.create(DEVICE, MTU)
