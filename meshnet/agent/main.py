@@ -12,6 +12,7 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 HOST_RETRY_FIRST, HOST_RETRY_LAST = 0.2, 30.0
 CERTIFICATE_ALARM = 3 * 24 * 3600
+COMPANION_PAUSE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,21 @@ class Config:
     run_dir: Path
 
 
-def run(config: Config) -> None:
+Companion = Callable[[Desk], Awaitable[None]]
+"""What runs in the agent's process and asks of its desk what others ask by its socket."""
+
+
+def run(config: Config, companions: Sequence[Companion] = ()) -> None:
     """Be the agent until SIGTERM or SIGINT; raise a MeshnetError when it cannot start."""
-    asyncio.run(Agent(config).run())
+    asyncio.run(Agent(config, companions).run())
 
 
 class Agent(api.Steward):
     """The agent: a node, its line to a coordinator, its names, its local API."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, companions: Sequence[Companion] = ()) -> None:
         self._config = config
+        self._companions = companions
         state = StateDir(config.state_dir)
         settings = state.settings()
         self.kernel = LinuxKernel(pick_backend(), TUNNEL)
@@ -96,11 +103,30 @@ class Agent(api.Steward):
         )
         try:
             await self.node.run(
-                self.uplink.run, self.names.run, self._hosts, self._events, self._ready
+                self.uplink.run,
+                self.names.run,
+                self._hosts,
+                self._events,
+                self._accompany,
+                self._ready,
             )
         finally:
             await runner.cleanup()
             await self.client.close()
+
+    async def _accompany(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for companion in self._companions:
+                group.create_task(self._beside(companion))
+
+    async def _beside(self, companion: Companion) -> None:
+        """Run a companion; a mistake in it ends it for a while, and nothing else."""
+        while True:
+            try:
+                await companion(self.desk)
+            except Exception:
+                log.exception("a companion of the agent has failed")
+            await asyncio.sleep(COMPANION_PAUSE)
 
     async def _ready(self) -> None:
         """Tell systemd, then give signs of life for as long as the loop turns."""

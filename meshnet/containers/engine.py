@@ -229,4 +229,4 @@ async def _pieces(path: Path, response: aiohttp.ClientResponse) -> AsyncIterator
     except TimeoutError as error:
         raise Unavailable(f"{path} does not end its answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unavailable(f"{path} broke off: {error}") from error
+        raise Unavailable(f"{path} broke off") from error

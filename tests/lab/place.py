@@ -73,11 +73,13 @@ class Daemon:
 class Place:
     """Namespaces with a name. Made by `hosts`; ends with `close` or with the lab."""
 
-    def __init__(self, name: str, parent: Where, setup: str) -> None:
+    def __init__(
+        self, name: str, parent: Where, setup: str, fresh: int = CLONE_NEWNS | CLONE_NEWNET
+    ) -> None:
         """Make fresh namespaces below `parent` and run `setup`, a shell script, in them."""
         self.name = name
         self.daemons: list[Daemon] = []
-        self._hold(Where(parent.pids, parent.inside, CLONE_NEWNS | CLONE_NEWNET), setup)
+        self._hold(Where(parent.pids, parent.inside, fresh), setup)
 
     def _hold(self, where: Where, setup: str) -> None:
         script = f"{setup}\necho ready\nexec sleep infinity"
@@ -182,6 +184,10 @@ class Place:
     def close(self) -> None:
         """End every process in the network namespace, the holder last."""
         self.kill_all()
+        self.end()
+
+    def end(self) -> None:
+        """End the holder."""
         self._holder.kill()
         self._holder.wait(10)
         os.close(self.where.inside)

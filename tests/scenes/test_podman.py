@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lab import wait_until
-from tests.lab.engines import CNI_DIRECTORY, IMAGE, PLUGIN, Podman, missing
+from tests.lab.engines import CNI_DIRECTORY, IMAGE, PLUGIN, CniPodman, missing
 from tests.lab.mesh import Mesh
 from tests.scenes.mesh_scenes import mesh_of
 
@@ -41,17 +41,19 @@ def mesh() -> Iterator[Mesh]:
 
 
 @pytest.fixture(scope="module")
-def podmans(mesh: Mesh) -> dict[str, Podman]:
+def podmans(mesh: Mesh) -> dict[str, CniPodman]:
     """Two podmans: the second one has another plugin in front of ours."""
     plugins = {"n1": [OURS], "n2": [BRIDGE, OURS]}
-    return {name: Podman(node.host, plugins[name]) for name, node in mesh.nodes.items()}
+    return {name: CniPodman(node.host, plugins[name]) for name, node in mesh.nodes.items()}
 
 
 def test_containers_on_two_hosts_are_one_service_by_alias(
-    mesh: Mesh, podmans: dict[str, Podman]
+    mesh: Mesh, podmans: dict[str, CniPodman]
 ) -> None:
     for name, podman in podmans.items():
-        podman.run(f"web-{name}", "/bin/sh", "-c", SERVE, name, options=["--network-alias=web"])
+        podman.run(
+            f"web-{name}", "meshed", "/bin/sh", "-c", SERVE, name, options=["--network-alias=web"]
+        )
     for node in mesh:
         wait_until(lambda node=node: len(node.dig("web.mesh")) == 2, 5, "both instances are named")
     for podman in podmans.values():
@@ -67,10 +69,10 @@ def test_containers_on_two_hosts_are_one_service_by_alias(
 
 
 def test_behind_another_plugin_the_container_keeps_its_default_route(
-    podmans: dict[str, Podman],
+    podmans: dict[str, CniPodman],
 ) -> None:
     podman = podmans["n2"]
-    podman.run("both", "/bin/sleep", "1000")
+    podman.run("both", "meshed", "/bin/sleep", "1000")
     routes = podman("exec", "both", "/bin/ip", "route")
     assert "default via 10.99.0.1 dev eth0" in routes
     assert "10.214.0.0/16 dev mesh0" in routes
@@ -81,9 +83,9 @@ def test_behind_another_plugin_the_container_keeps_its_default_route(
     podman("rm", "-f", "-t", "0", "both")
 
 
-def test_a_fixed_address_is_the_containers_own(mesh: Mesh, podmans: dict[str, Podman]) -> None:
+def test_a_fixed_address_is_the_containers_own(mesh: Mesh, podmans: dict[str, CniPodman]) -> None:
     podman = podmans["n1"]
-    podman.run("fixed", "/bin/sleep", "1000", options=["--ip=10.214.80.8"])
+    podman.run("fixed", "meshed", "/bin/sleep", "1000", options=["--ip=10.214.80.8"])
     assert "10.214.80.8/16" in podman("exec", "fixed", "/bin/ip", "-4", "addr", "show", "eth0")
     wait_until(lambda: mesh.nodes["n2"].dig("fixed.mesh") == ["10.214.80.8"], 5, "named there")
     podman("rm", "-f", "-t", "0", "fixed")

@@ -28,10 +28,15 @@ LEVEL = {
     "containers": 6,
     "web": 6,
 }
-BESIDE = {("agent", "dns"), ("coordinator", "dns"), ("containers", "cli")}
+BESIDE = {
+    ("agent", "dns"),
+    ("coordinator", "dns"),
+    ("containers", "cli"),
+    ("cli", "containers"),
+}
 """Pairs that may meet on one level: the agent feeds the DNS server it starts, and a coordinator
-checks static records as that server will read them. Engines reach the agent, and write ports, as
-the command line does."""
+checks static records as that server will read them. Engines reach the agent as the command line
+does, and the command line starts what goes along with the agent."""
 
 OWNERS = {
     "pyroute2": {"linux"},

@@ -1,0 +1,220 @@
+"""Shell. Containers that ask for the mesh by a label, attached by the agent with no plugin.
+
+    engine ── events, lists ──▶ Discovery ── attach, rename, health, detach ──▶ the agent's desk
+       ◀────── inspect ID ─────────┘
+
+An event says only that a container is worth a look; what is done follows from what the engine says
+of it when it is looked at, and from what is attached. So an event that is lost, late or told twice
+does no harm, a list is a look at each, and an agent that starts anew adopts what it finds.
+
+The container keeps all it has from its engine: ours is one more interface with routes to its
+network of the mesh alone. While an engine is gone its containers stay as they are; one whose
+namespace has ended is taken away by the node itself.
+
+Decision: within the agent, not a process of its own: an engine is asked by few tasks that each
+wait with a limit, and what goes wrong there is logged and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from meshnet.agent.attachments import namespace_inode
+from meshnet.containers import labels
+from meshnet.containers.engine import Engine, Listed, Lost, News
+from meshnet.containers.engine_protocol import Container, Details
+from meshnet.containers.labels import Wish
+from meshnet.errors import BadInput, MeshnetError, NotFound
+from meshnet.model.attached import LocalAttachment
+from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+"""Containers that an engine is asked about at the same time."""
+
+RETRY = 5.0
+"""Seconds until another look at a container that could not be attached."""
+
+
+class Desk(Protocol):
+    """What is asked of the agent."""
+
+    async def attach(self, request: AttachRequest) -> Attached: ...  # pragma: no cover
+
+    async def detach(self, network: str, name: str) -> None: ...  # pragma: no cover
+
+    def attached(self) -> list[LocalAttachment]: ...  # pragma: no cover
+
+    def rename(self, item: LocalAttachment, basis: str) -> LocalAttachment: ...  # pragma: no cover
+
+    def set_health(
+        self, item: LocalAttachment, *, healthy: bool
+    ) -> LocalAttachment: ...  # pragma: no cover
+
+    def add_service(self, request: ServiceRequest) -> LocalAttachment: ...  # pragma: no cover
+
+
+class Discovery:
+    """Follows one engine. `inode_of` finds a network namespace's inode by its path."""
+
+    def __init__(self, path: Path, desk: Desk, inode_of: Callable[[str], int]) -> None:
+        self._engine = Engine(path)
+        self._desk = desk
+        self._inode_of = inode_of
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queued: set[str] = set()
+        self._busy: set[str] = set()
+        self._faults: dict[str, str] = {}
+        self._lost = True
+
+    @property
+    def name(self) -> str:
+        return str(self._engine.path)
+
+    async def run(self) -> NoReturn:
+        """Follow it until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._engine.watch(self._hear))
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+        raise AssertionError("an engine is watched for ever")
+
+    # What is heard
+
+    def _hear(self, news: News) -> None:
+        if isinstance(news, Lost):
+            if not self._lost:
+                log.warning("engine on %s does not answer: %s", self.name, news.reason)
+            self._lost = True
+        elif isinstance(news, Listed):
+            if self._lost:
+                log.info("engine on %s: labels of its containers are followed", self.name)
+            self._lost = False
+            self._compare(news.containers)
+        elif labels.is_asking(news.labels) or news.container in self._ours():
+            self._look_at(news.container)
+
+    def _ours(self) -> dict[str, LocalAttachment]:
+        """Return what is attached for containers of this engine."""
+        named = ((labels.container_of(self.name, i.owner), i) for i in self._desk.attached())
+        return {container: item for container, item in named if container}
+
+    def _compare(self, containers: tuple[Container, ...]) -> None:
+        ours = self._ours()
+        there = {each.id: each for each in containers if labels.is_concerned(each)}
+        for gone in ours.keys() - there.keys():
+            self._look_at(gone)
+        for container in there.values():
+            item = ours.get(container.id)
+            if item is None or not self._looks_right(item, container):
+                self._look_at(container.id)
+        self._faults = {key: text for key, text in self._faults.items() if key in there}
+
+    def _looks_right(self, item: LocalAttachment, container: Container) -> bool:
+        """Say whether a list gives no reason to look at a container."""
+        healthy = labels.is_healthy(container)
+        if any(instance.healthy != healthy for instance in item.instances):
+            return False
+        return labels.is_named_for(item, labels.basis_of(container), self._desk.attached())
+
+    def _look_at(self, container: str) -> None:
+        if container not in self._queued:
+            self._queued.add(container)
+            self._queue.put_nowait(container)
+
+    # What is done
+
+    async def _work(self) -> None:
+        while True:
+            container = await self._queue.get()
+            self._queued.discard(container)
+            if container in self._busy:
+                self._later(container, 0.05)
+                continue
+            self._busy.add(container)
+            try:
+                await self._look(container)
+                self._faults.pop(container, None)
+            except MeshnetError as error:
+                self._failed(container, error)
+            finally:
+                self._busy.discard(container)
+
+    def _later(self, container: str, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._look_at, container)
+
+    def _failed(self, container: str, error: MeshnetError) -> None:
+        """Say once what is wrong; try again unless the container itself would have to change."""
+        text = f"{error.message} {error.hint}".rstrip()
+        if self._faults.get(container) != text:
+            log.warning("container %s is not on the mesh: %s", container[:12], text)
+            self._faults[container] = text
+        if not isinstance(error, BadInput):
+            self._later(container, RETRY)
+
+    async def _look(self, container: str) -> None:
+        """Bring what is attached to what the engine says of a container."""
+        item = self._ours().get(container)
+        try:
+            details = await self._engine.inspect(container)
+            inode = self._inode_of(f"/proc/{details.pid}/ns/net") if details.pid else 0
+        except NotFound:
+            details, inode = None, 0
+        if details is None or not inode or not labels.is_concerned(details):
+            await self._drop(item)
+            return
+        wish = labels.wish_of(details)
+        other = labels.placed_by_others(self._desk.attached(), details, wish.network, inode)
+        if other is not None:
+            await self._drop(item)
+            self._serve(other, wish)
+        elif item is None or item.inode != inode or item.network != wish.network:
+            await self._drop(item)
+            await self._attach(details, wish)
+        else:
+            self._amend(item, wish)
+
+    async def _drop(self, item: LocalAttachment | None) -> None:
+        if item is None:
+            return
+        try:
+            await self._desk.detach(item.network, item.name)
+        except NotFound:
+            return
+        log.info("container %s is gone: detached from network %s", item.name, item.network)
+
+    async def _attach(self, details: Details, wish: Wish) -> None:
+        owner = labels.owner_of(self.name, details.id)
+        given = await self._desk.attach(labels.attach_request(wish, details.pid, owner))
+        addresses = ", ".join(given.addresses)
+        log.info("container %s is on network %s: %s", given.name, given.network, addresses)
+
+    def _amend(self, item: LocalAttachment, wish: Wish) -> None:
+        item = self._desk.set_health(item, healthy=wish.healthy)
+        if not labels.is_named_for(item, wish.basis, self._desk.attached()):
+            self._desk.rename(item, wish.basis)
+
+    def _serve(self, item: LocalAttachment, wish: Wish) -> None:
+        """Make what a plugin attached an instance: no plugin but Docker's is told of labels."""
+        known = {instance.service for instance in item.instances}
+        for number, service in enumerate(wish.services):
+            if service not in known:
+                item = self._desk.add_service(
+                    ServiceRequest(
+                        service=service,
+                        network=item.network,
+                        attachment=item.name,
+                        ports=wish.ports if number == 0 else (),
+                    )
+                )
+        self._desk.set_health(item, healthy=wish.healthy)
+
+
+async def follow(path: Path, desk: Desk) -> None:
+    """Follow the engine on a socket, for the agent that this runs in."""
+    await Discovery(path, desk, namespace_inode).run()

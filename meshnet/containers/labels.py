@@ -1,0 +1,136 @@
+"""Pure. What a container asks of the mesh by its labels, and what becomes of it there.
+
+    mesh.service=web          it is an instance of this service
+    mesh.port=80,grpc:9000    on these ports
+    mesh.network=appnet       on this network; `default` when there is no such label
+
+A container with `mesh.service` or `mesh.network` is attached; one without either is none of our
+business. One that shares the host's network is not: the host has its own place on the mesh. The
+name it was given becomes the attachment's, compose's service one more service.
+
+Its attachment's owner is made of the engine's socket and its id: `engine:/run/docker.sock/ID`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshnet.containers.engine_protocol import (
+    NETWORK_LABEL,
+    PORT_LABEL,
+    SERVICE_LABEL,
+    Container,
+    Details,
+    Health,
+)
+from meshnet.model.attached import LocalAttachment
+from meshnet.model.names import DEFAULT_NETWORK, check_name, label_from
+from meshnet.wire.local import AttachRequest, PortSpec
+from meshnet.wire.port import port
+
+COMPOSE_LABEL = "com.docker.compose.service"
+SHORT_ID = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a container asks for. `basis` is what the attachment's name is made from."""
+
+    network: str
+    services: tuple[str, ...]
+    ports: tuple[PortSpec, ...]
+    basis: str
+    healthy: bool
+
+
+def is_asking(labels: Mapping[str, str]) -> bool:
+    """Say whether labels ask for the mesh."""
+    return SERVICE_LABEL in labels or NETWORK_LABEL in labels
+
+
+def is_concerned(container: Container) -> bool:
+    """Say whether a container is to be on the mesh now."""
+    return container.lives and is_asking(container.labels)
+
+
+def wish_of(container: Container) -> Wish:
+    """Return what a container asks for; BadInput for labels that are not valid."""
+    labels = container.labels
+    network = labels.get(NETWORK_LABEL) or DEFAULT_NETWORK
+    told = labels.get(SERVICE_LABEL, "")
+    if told:
+        check_name(told, "service")
+    compose = label_from(labels.get(COMPOSE_LABEL, ""))
+    return Wish(
+        network=check_name(network, "network") if network != DEFAULT_NETWORK else network,
+        services=tuple(dict.fromkeys(name for name in (told, compose) if name)),
+        ports=_ports(labels),
+        basis=basis_of(container),
+        healthy=is_healthy(container),
+    )
+
+
+def basis_of(container: Container) -> str:
+    """Return what the name of a container's attachment is made from."""
+    return label_from(container.name) or f"c-{container.id[:SHORT_ID]}"
+
+
+def is_healthy(container: Container) -> bool:
+    """Say whether it answers: its check says so, or it has none, and it is not frozen."""
+    return container.state == "running" and container.health in (Health.NONE, Health.HEALTHY)
+
+
+def _ports(labels: Mapping[str, str]) -> tuple[PortSpec, ...]:
+    texts = (text.strip() for text in labels.get(PORT_LABEL, "").split(","))
+    return tuple(dict.fromkeys(port(text) for text in texts if text))
+
+
+def attach_request(wish: Wish, pid: int, owner: str) -> AttachRequest:
+    """Return what attaches a container that has no place on the mesh yet."""
+    return AttachRequest(
+        pid=pid,
+        network=wish.network,
+        service=wish.services[0] if wish.services else "",
+        ports=wish.ports,
+        aliases=wish.services[1:],
+        healthy=wish.healthy,
+        basis=wish.basis,
+        owner=owner,
+    )
+
+
+def owner_of(engine: str, container: str) -> str:
+    """Return the owner of the attachment that we make for a container."""
+    return f"engine:{engine}/{container}"
+
+
+def container_of(engine: str, owner: str) -> str:
+    """Return the container that an owner names, '' when it is not one of this engine's."""
+    head, _, container = owner.rpartition("/")
+    return container if head == f"engine:{engine}" else ""
+
+
+def is_named_for(item: LocalAttachment, basis: str, items: Iterable[LocalAttachment]) -> bool:
+    """Say whether an attachment's name is `basis`, or with a number as another one has that."""
+    name = basis[:50]
+    if item.name == name:
+        return True
+    taken = any(other.name == name and other.network == item.network for other in items)
+    return taken and bool(re.fullmatch(re.escape(name) + r"-[0-9]+", item.name))
+
+
+def placed_by_others(
+    items: Iterable[LocalAttachment], container: Details, network: str, inode: int
+) -> LocalAttachment | None:
+    """Return what a driver or plugin has attached of a container on a network; None for nothing.
+
+    An interface handed over to Docker is known by its endpoint, any other by its namespace.
+    """
+    endpoints = {f"docker/{port.network_id}/{port.endpoint_id}" for port in container.ports}
+    for item in items:
+        theirs = item.network == network and not item.owner.startswith("engine:")
+        if theirs and (item.owner in endpoints or item.inode == inode):
+            return item
+    return None

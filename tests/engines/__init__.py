@@ -1,0 +1,1 @@
+"""Shell. Scenes with real container engines, as their distributions have them."""
