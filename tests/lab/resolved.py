@@ -14,8 +14,12 @@ from pathlib import Path
 from tests.lab.hosts import Host
 from tests.lab.waiting import wait_until
 
-PROGRAM = "lib/systemd/systemd-resolved"
-ROOTS = (Path("/"), Path(".make/systemd-resolved").resolve())
+UNPACKED = Path(".make/systemd-resolved").resolve()
+PROGRAMS = tuple(
+    root / directory / "systemd/systemd-resolved"
+    for root in (Path("/"), UNPACKED)
+    for directory in ("lib", "usr/lib")
+)
 USER = 996
 
 BUS = """
@@ -51,7 +55,7 @@ def missing() -> str:
 
 
 def _program() -> Path | None:
-    return next((root / PROGRAM for root in ROOTS if (root / PROGRAM).exists()), None)
+    return next((program for program in PROGRAMS if program.exists()), None)
 
 
 class Resolved:
