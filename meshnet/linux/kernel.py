@@ -23,11 +23,12 @@ from meshnet.errors import BadInput, NotFound
 from meshnet.linux import entries, ports, segment, tunnel
 from meshnet.linux.events import Listener
 from meshnet.linux.guard import GuardTable
+from meshnet.linux.links import name_again
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink, in_namespace
 from meshnet.linux.netns import own_namespace
 from meshnet.linux.port import Event
-from meshnet.linux.purge import Purge
+from meshnet.linux.purge import TUNNELS, Purge
 from meshnet.linux.spaces import Space, Spaces
 from meshnet.linux.wireguard import WireGuard
 from meshnet.plan import operations as op
@@ -151,6 +152,7 @@ class LinuxKernel:
             act(space.netlink, link.index)
 
     def _create_tunnel(self, it: op.CreateTunnel) -> None:
+        name_again(self._host, dict.fromkeys(TUNNELS, it.name))
         self._wireguard.create(it.name, it.mtu)
         tunnel.prepare(self._host, it.name)
 

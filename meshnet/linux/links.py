@@ -12,11 +12,12 @@ port, which is none before it has a master.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, attribute, message
-from meshnet.linux.rtnetlink import RTM_NEWLINK, mac_bytes
-from meshnet.plan.state import VXLAN, VXLAN_PORT, Segment
+from meshnet.linux.rtnetlink import RTM_NEWLINK, Link, mac_bytes
+from meshnet.plan.state import ALIAS, VXLAN, VXLAN_PORT, Segment
 
 GROUP = 109
 """Our mark on links in the host's namespace that nft can match: nothing of them is forwarded."""
@@ -93,6 +94,30 @@ def set_port(space: Namespace, index: int, what: str, flags: dict[int, bool]) ->
     info = attribute(_SLAVE_KIND, _text("bridge")) + attribute(_SLAVE_DATA, data)
     one = message(RTM_NEWLINK, 0, _header(index) + attribute(_LINKINFO, info))
     space.netlink.request([one], [f"set bridge port {what}"])
+
+
+def name_again(space: Namespace, names: Mapping[str, str]) -> list[Link]:
+    """Give links of ours, by kind, their names back if somebody changed them; return all links.
+
+    Where the name has been given to another link meanwhile, ours goes: there is one of each kind.
+    """
+    links = space.links()
+    taken = {link.name for link in links}
+    strays = [link for link in links if link.alias == ALIAS and _is_moved(link, names)]
+    for link in strays:
+        name = names[link.kind]
+        if name in taken:
+            space.delete(link)
+            continue
+        # Older kernels rename a link only while it is down.
+        set_link(space, link.index, link.name, up=False)
+        set_link(space, link.index, link.name, name=name)
+        taken.add(name)
+    return space.links() if strays else links
+
+
+def _is_moved(link: Link, names: Mapping[str, str]) -> bool:
+    return link.kind in names and link.name != names[link.kind]
 
 
 def _make(space: Namespace, body: bytes, what: str) -> None:

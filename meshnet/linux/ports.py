@@ -31,7 +31,7 @@ from meshnet.linux.links import (
 )
 from meshnet.linux.segment import is_on
 from meshnet.linux.spaces import Space
-from meshnet.linux.sysctl import quiet, set_all
+from meshnet.linux.sysctl import are_set, quiet, set_all
 from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
 
 _GUARDED = {
@@ -166,6 +166,7 @@ def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
                 and end.mtu == far.mtu
                 and far.alias == ALIAS
                 and far.group == there.group
+                and (port.netns != HOST or are_set(there.descriptor, quiet(far.name)))
                 and _is_guarded(end)
                 and {mac for index, mac in fdb.tied if index == end.index} == {far.mac}
             )

@@ -18,7 +18,7 @@ from meshnet.linux.spaces import Spaces
 from meshnet.linux.wireguard import WireGuard
 from meshnet.plan.state import ALIAS, NFT_TABLE
 
-_TUNNELS = frozenset({"wireguard", "tun"})
+TUNNELS = frozenset({"wireguard", "tun"})
 
 
 class Purge:
@@ -66,7 +66,7 @@ class Purge:
         self._lines.append(f"removed network {network}")
 
     def _remove_link(self, link: rt.Link) -> None:
-        if link.kind in _TUNNELS:
+        if link.kind in TUNNELS:
             self._wireguard.remove(link.name)
             self._lines.append(f"removed WireGuard device {link.name}")
         elif self._host.link(link.name) is not None:

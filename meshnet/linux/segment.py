@@ -30,6 +30,7 @@ from meshnet.linux.links import (
     PORT_UNICAST_FLOOD,
     make_bridge,
     make_vxlan,
+    name_again,
     set_link,
     set_port,
 )
@@ -56,17 +57,18 @@ _QUIET_NAMESPACE = {
     "ipv6/conf/default/addr_gen_mode": "1",
     "ipv6/conf/default/accept_ra": "0",
 } | {f"bridge/bridge-nf-call-{name}": "0" for name in _NETFILTER}
+_QUIET_LINKS = sysctl.quiet(BRIDGE) | sysctl.quiet(VXLAN)
 
 
 def build(space: Space, home: Namespace, segment: Segment) -> None:
     """Make the skeleton, or mend what differs; `home` is the host's namespace."""
-    links = {link.name: link for link in space.links()}
+    links = {link.name: link for link in name_again(space, {"bridge": BRIDGE, "vxlan": VXLAN})}
     sysctl.set_all(space.descriptor, _QUIET_NAMESPACE)
     if not links["lo"].up:
         set_link(space, links["lo"].index, "lo", up=True)
     bridge = _bridge(space, links.get(BRIDGE), segment)
     vxlan = _vxlan(space, home, links.get(VXLAN), segment)
-    sysctl.set_all(space.descriptor, sysctl.quiet(BRIDGE) | sysctl.quiet(VXLAN))
+    sysctl.set_all(space.descriptor, _QUIET_LINKS)
     _wire(space, bridge, vxlan, segment)
     space.set_addresses(bridge.index, segment.gateways)
 
@@ -78,9 +80,10 @@ def read(space: Space, links: Iterable[rt.Link], fdb: Fdb) -> Segment:
     if bridge is not None and bridge.kind != "bridge":
         bridge = None
     vni, local = (0, IPv4Address(0)) if vxlan is None else _identity(vxlan)
+    quiet = sysctl.are_set(space.descriptor, _QUIET_NAMESPACE | _QUIET_LINKS)
     return Segment(
         vni=vni,
-        mtu=_mtu(bridge, vxlan),
+        mtu=_mtu(bridge, vxlan) if quiet else 0,
         local=local,
         vtep_mac=vxlan.mac if vxlan else "",
         gateway_mac=bridge.mac if bridge else "",

@@ -27,11 +27,24 @@ def set_all(space: int, values: Mapping[str, str]) -> None:
     inside(space, "set kernel settings", lambda: _set_all(values))
 
 
+def are_set(space: int, values: Mapping[str, str]) -> bool:
+    """Say whether all have these values; one this kernel does not have is passed over."""
+    return inside(space, "read kernel settings", lambda: all(map(_is_set, values.items())))
+
+
 def quiet(name: str) -> dict[str, str]:
     """Return the settings for one link of ours."""
     return {f"ipv6/conf/{name}/{key}": value for key, value in _IPV6.items()} | {
         f"ipv4/conf/{name}/{key}": value for key, value in _IPV4.items()
     }
+
+
+def _is_set(setting: tuple[str, str]) -> bool:
+    key, value = setting
+    try:
+        return (ROOT / key).read_text().strip() == value
+    except FileNotFoundError:
+        return True
 
 
 def _set_all(values: Mapping[str, str]) -> None:
