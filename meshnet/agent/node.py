@@ -35,7 +35,7 @@ from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
 from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
-from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness
+from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness, Reach
 from meshnet.plan.desired import Local, desired, tunnel_mtus
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu, tunnel_mtu
@@ -99,6 +99,8 @@ class MeshNode:
         self._underlay = machine.underlay()
         self._entries = Entries()
         self._chosen: dict[str, Endpoint] = {}
+        self._pointed: dict[str, Endpoint] = {}
+        self._acquainted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._configured = False
         self._bound = False
@@ -203,6 +205,7 @@ class MeshNode:
         """Be the node until cancelled; `tasks` run beside it and end with it."""
         self._adopt()
         self.book.load()
+        self._acquainted = frozenset(self._others()) if self.me and self.me.record else frozenset()
         self.changed()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
@@ -253,16 +256,38 @@ class MeshNode:
             self.attachments.remove(item.network, item.name)
 
     def _point_probes(self) -> None:
-        others = {
-            node.id: node.membership.address4
-            for node in self.view.nodes.values()
-            if node.record is not None and node.id != self.id
-        }
+        others = {name: node.membership.address4 for name, node in self._others().items()}
         self.prober.set_peers(others if self.me else {})
-        chosen = self.endpoints.step(self._contacts(), self.liveness.reachable, time.monotonic())
-        if chosen != self._chosen:
-            self._chosen = chosen
-            self.prober.hurry(chosen)
+        reachable = self.liveness.reachable
+        self._chosen = self.endpoints.step(self._contacts(), reachable, time.monotonic())
+        self._let_probe()
+
+    def _others(self) -> dict[str, Node]:
+        """Return the nodes there can be a tunnel to."""
+        nodes = self.view.nodes
+        return {name: nodes[name] for name in nodes if nodes[name].record and name != self.id}
+
+    def _let_probe(self) -> None:
+        """Have those probed that the kernel has an endpoint of, and at once where that is new.
+
+        A packet for another would have wireguard-go begin a handshake, send it nowhere, and begin
+        no other for five seconds.
+        """
+        settled, seen = self.reconciler.settled.tunnel, self.kernel_state.tunnel
+        held, pointed = set(), dict[str, Endpoint]()
+        for name, node in self._others().items():
+            if node.record is None or self.liveness.reach(name) is Reach.REACHABLE:
+                continue
+            given, known = (
+                tunnel and tunnel.peers.get(node.record.wireguard[0]) for tunnel in (settled, seen)
+            )
+            if given and given.endpoint:
+                pointed[name] = given.endpoint
+            elif not (known and known.endpoint):
+                held.add(name)
+        self.prober.hold(held)
+        self.prober.hurry(dict(pointed.items() - self._pointed.items()))
+        self._pointed = pointed
 
     def _contacts(self) -> dict[str, Contact]:
         me, mesh = self.me, self.view.statements.mesh
@@ -273,12 +298,12 @@ class MeshNode:
         forbidden += [p for network in self.view.networks.values() for p in network.prefixes]
         mine = me.record_sequence or float("inf")
         return {
-            node.id: Contact(
+            name: Contact(
                 ranked(node.record.candidates, own, forbidden),
-                begin=(mine, self.id) < (node.record_sequence, node.id),
+                begin=name in self._acquainted or (mine, self.id) < (node.record_sequence, name),
             )
-            for node in self.view.nodes.values()
-            if node.record is not None and node.id != self.id
+            for name, node in self._others().items()
+            if node.record is not None
         }
 
     async def _bind(self) -> None:
@@ -301,6 +326,7 @@ class MeshNode:
         if not self.reconciler.failing and self.me is not None and not self._configured:
             self._configured = True
             self.changed()
+        self._let_probe()
         built = frozenset(self.reconciler.settled.segments)
         if built != self.built and not self.reconciler.failing:
             self.built = built

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from meshnet.agent.sockets import Datagrams, Sockets
@@ -47,6 +47,8 @@ class Prober:
         self._told = told
         self._peers: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
+        self._held: frozenset[str] = frozenset()
+        self._heard: set[str] = set()
         self._socket: Datagrams | None = None
         self._wake = asyncio.Event()
 
@@ -55,6 +57,7 @@ class Prober:
         self._addresses = {node: str(address) for node, address in addresses.items()}
         self._peers = {address: node for node, address in self._addresses.items()}
         self.liveness.set_peers(self._addresses.keys(), time.monotonic())
+        self._heard &= self._addresses.keys()
         self._wake.set()
 
     def suspect(self, node: str) -> None:
@@ -66,6 +69,11 @@ class Prober:
         """Ask these at once: WireGuard shakes hands when it has something to send."""
         for node in nodes:
             self.suspect(node)
+
+    def hold(self, nodes: Collection[str]) -> None:
+        """Do not ask these, unless they have asked us: then the tunnel is there."""
+        released, self._held = self._held.difference(nodes), frozenset(nodes)
+        self.hurry(released)
 
     def open(self, address: IPv4Address) -> None:
         """Send and receive from now on, as this mesh address."""
@@ -92,9 +100,13 @@ class Prober:
         lost = self.liveness.missed(now)
         if self._socket is not None:
             digest = self._digest()
+            silent = self._held - self._heard
             for node, nonce in self.liveness.due(now):
+                if node in silent:
+                    continue
                 self._send(Probe(ASK, nonce, digest), self._addresses[node])
         if lost:
+            self._heard -= lost
             self._changed(lost)
 
     def _send(self, probe: Probe, address: str) -> None:
@@ -120,6 +132,7 @@ class Prober:
         now = time.monotonic()
         if probe.kind == ASK:
             self._send(Probe(ANSWER, probe.nonce, self._digest()), address)
+            self._heard.add(node)
             if self.liveness.heard(node, now):
                 self._wake.set()
         elif found := self.liveness.answered(node, probe.nonce, now):

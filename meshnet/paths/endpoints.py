@@ -4,7 +4,10 @@ Both ends of a new pair learn of each other at about the same time. If both shak
 each drops the other's half-done handshake and five seconds are lost. So one of them begins: the
 node whose record is older, for the newcomer has configured all its peers before it publishes its
 record, and is ready. The other waits for HEAD_START and then tries as well, in case the first
-cannot get through.
+cannot get through, or came before the newcomer had heard of it.
+
+A node that comes back from a restart begins with all it knew before. They may hold sessions that
+ended with its kernel, and WireGuard notices that a peer is deaf only after fifteen seconds.
 
 Candidates are tried in turn, best guess first, each for TRY_FOR seconds (WireGuard repeats a
 handshake every five). A peer that has been heard of through the tunnel is left alone: roaming
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 from meshnet.model.addresses import Address, Endpoint, Interface, Prefix
 from meshnet.model.records import Candidate
 
-HEAD_START = 1.0
+HEAD_START = 0.5
 TRY_FOR = 5.5
 
 _TRUST = {"static": 0, "local": 1, "mapped": 2, "stun": 3, "observed": 4}
