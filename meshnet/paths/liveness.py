@@ -9,6 +9,11 @@ more, so that a node never sends over fifty probes a second). After a missed ans
 quick succession; three misses in a row and it is unreachable: within two seconds in a small mesh.
 A peer that is not reachable is probed with growing pauses, which is also what makes WireGuard shake
 hands. Anybody's hint that a peer may be gone only makes us probe it at once.
+
+Who did not look cannot say that nobody came: a verdict that is due while this process gets no time
+(a starved host, a suspended machine) is put off, and no second probe is sent meanwhile. Otherwise a
+busy second would make every peer unreachable at once, and the probes that follow keep it busy. An
+answer to any of the last MISSES probes counts, so a path may be as slow as that.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ PROBES_PER_SECOND = 50
 ANSWER_LIMIT = 0.4
 """Seconds without an answer after which a probe counts as missed."""
 MISSES = 3
+LATE = ANSWER_LIMIT
+"""Seconds by which a verdict may be late and still count: later than that it is our own fault."""
 EAGER = 0.1
 PATIENT = 5.0
 """Seconds between probes of a peer that has never answered: from EAGER, doubling, to PATIENT."""
@@ -40,11 +47,21 @@ class _Peer:
     since: float
     next_probe: float
     pause: float = EAGER
-    nonce: int = 0
-    sent_at: float = 0.0
+    asked: tuple[tuple[int, float], ...] = ()
+    verdict_at: float | None = None
     misses: int = 0
     round_trip: float | None = None
-    answered_at: float | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether nothing is to be asked before the verdict on the last probe."""
+        return self.reach is Reach.REACHABLE and self.verdict_at is not None
+
+    @property
+    def next_event(self) -> float:
+        if self.verdict_at is None:
+            return self.next_probe
+        return self.verdict_at if self.awaited else min(self.next_probe, self.verdict_at)
 
 
 class Liveness:
@@ -89,11 +106,12 @@ class Liveness:
     def due(self, now: float) -> Iterator[tuple[str, int]]:
         """Yield (node, nonce) of every probe to send now; each counts as sent."""
         for node, peer in sorted(self._peers.items()):
-            if peer.next_probe <= now:
+            if peer.next_probe <= now and not peer.awaited:
                 self._nonce += 1
-                peer.nonce, peer.sent_at = self._nonce, now
+                peer.asked = (*peer.asked, (self._nonce, now))[-MISSES:]
+                peer.verdict_at = now + ANSWER_LIMIT
                 peer.next_probe = now + self._patience(peer)
-                yield node, peer.nonce
+                yield node, self._nonce
 
     def _patience(self, peer: _Peer) -> float:
         if peer.reach is Reach.REACHABLE:
@@ -105,24 +123,29 @@ class Liveness:
         """Count probes that stayed unanswered; return peers that became unreachable by it."""
         lost = set()
         for node, peer in self._peers.items():
-            if peer.nonce and now - peer.sent_at >= ANSWER_LIMIT:
-                peer.nonce = 0
-                peer.misses += 1
-                if peer.reach is Reach.REACHABLE and peer.misses >= MISSES:
-                    peer.reach, peer.since, peer.pause = Reach.UNREACHABLE, now, EAGER
-                    lost.add(node)
+            if peer.verdict_at is None or now < peer.verdict_at:
+                continue
+            if now - peer.verdict_at > LATE:
+                peer.verdict_at = now + ANSWER_LIMIT
+                continue
+            peer.verdict_at = None
+            peer.misses += 1
+            if peer.reach is Reach.REACHABLE and peer.misses >= MISSES:
+                peer.reach, peer.since, peer.pause = Reach.UNREACHABLE, now, EAGER
+                lost.add(node)
         return lost
 
     def answered(self, node: str, nonce: int, now: float) -> set[str]:
         """Take an answer in; return the peer when it became reachable by it."""
         peer = self._peers.get(node)
-        if peer is None or not peer.nonce or nonce != peer.nonce:
+        sent_at = dict(peer.asked).get(nonce) if peer else None
+        if peer is None or sent_at is None:
             return set()
-        sample = now - peer.sent_at
+        sample = now - sent_at
         peer.round_trip = (
             sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
         )
-        peer.nonce, peer.misses, peer.answered_at = 0, 0, now
+        peer.asked, peer.verdict_at, peer.misses = (), None, 0
         peer.next_probe = now + self.idle_interval
         return self._found(node, peer, now)
 
@@ -148,6 +171,5 @@ class Liveness:
 
     def next_event(self, now: float) -> float:
         """Return the seconds until `due` or `missed` has something to do."""
-        times = [peer.next_probe for peer in self._peers.values()]
-        times += [peer.sent_at + ANSWER_LIMIT for peer in self._peers.values() if peer.nonce]
+        times = (peer.next_event for peer in self._peers.values())
         return max(0.0, min(times, default=now + 1.0) - now)

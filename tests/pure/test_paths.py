@@ -58,6 +58,42 @@ def test_one_lost_probe_takes_nobody_out() -> None:
     assert liveness.since("a") < 1.0  # type: ignore[operator]
 
 
+def test_who_was_not_looking_takes_nobody_out_and_asks_nobody_twice() -> None:
+    liveness = Liveness()
+    peers = {f"n{number}" for number in range(200)}
+    liveness.set_peers(peers, 0.0)
+    now = run(liveness, 0.0, 10.0, peers)
+    asked: dict[str, int] = {}
+    while now < 60.0:
+        assert liveness.missed(now) == set()
+        for node, nonce in liveness.due(now):
+            assert node not in asked
+            asked[node] = nonce
+        now += 5.0
+    assert liveness.reachable == peers
+    for node, nonce in asked.items():
+        liveness.answered(node, nonce, now)
+    now = run(liveness, now, 3 * liveness.idle_interval, peers - {"n7"})
+    assert liveness.reachable == peers - {"n7"}
+
+
+def test_a_path_slower_than_the_next_probe_is_a_path() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"far"}, 0.0)
+    under_way: list[tuple[float, int]] = []
+    now = 0.0
+    while now < 20.0:
+        for due, nonce in under_way:
+            if due <= now:
+                liveness.answered("far", nonce, now)
+        under_way = [(due, nonce) for due, nonce in under_way if due > now]
+        liveness.missed(now)
+        under_way += [(now + 0.7, nonce) for _, nonce in liveness.due(now)]
+        now += 0.01
+        assert now < 2.0 or liveness.reach("far") is Reach.REACHABLE
+    assert liveness.round_trip("far") == pytest.approx(0.7, abs=0.05)
+
+
 def test_a_hint_makes_us_ask_at_once_and_believe_nothing() -> None:
     liveness = Liveness()
     liveness.set_peers({"a"}, 0.0)
