@@ -12,9 +12,15 @@ from tests.kernel.traffic import check_sizes
 from tests.lab import wait_until
 from tests.lab.mesh import Mesh
 from tests.scenes.mesh_scenes import Box, attached, can_ping
-from tests.scenes.test_mesh import test_a_container_that_ends_takes_its_instance_along
+from tests.scenes.test_mesh import (
+    test_a_container_that_ends_takes_its_instance_along,
+    test_a_node_that_lost_power_is_reached_as_soon_as_it_is_back,
+)
 
-__all__ = ["test_a_container_that_ends_takes_its_instance_along"]
+__all__ = [
+    "test_a_container_that_ends_takes_its_instance_along",
+    "test_a_node_that_lost_power_is_reached_as_soon_as_it_is_back",
+]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import wait_until
-from tests.lab.mesh import Mesh
+from tests.lab.mesh import Mesh, Node
 from tests.lab.waiting import seconds_until
 from tests.scenes.mesh_scenes import (
     attached,
@@ -21,6 +21,9 @@ from tests.scenes.mesh_scenes import (
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 IPV4_HEAD, IPV6_HEAD, ICMP_HEAD = 20, 40, 8
+
+SOON = 4.0
+"""Seconds that are less than WireGuard waits before it tries a handshake again, which is five."""
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +115,30 @@ def digests(mesh: Mesh) -> set[str]:
 
 def test_a_node_joins_and_is_revoked_while_the_others_go_on(mesh: Mesh) -> None:
     late = mesh.join(mesh.coordinator.host)
-    mesh.wait_until_whole()
+    assert seconds_until(lambda: reach_each_other(mesh), 20, "all reach the newcomer") < SOON
     mesh.revoke(late)
     mesh.wait_until_whole()
     late.meshnet("down", "--purge", "--yes")
+
+
+def reach_each_other(mesh: Mesh) -> bool:
+    """Say whether every node reaches all others."""
+    return all(node.status().counts.reachable == len(mesh.nodes) - 1 for node in mesh)
+
+
+@pytest.mark.parametrize("off", ["for a moment", "until all have noticed"])
+def test_a_node_that_lost_power_is_reached_as_soon_as_it_is_back(mesh: Mesh, off: str) -> None:
+    back, others = mesh.nodes["n3"], [node for node in mesh if node.name != "n3"]
+    back.host.power_off()
+    if off == "until all have noticed":
+        wait_until(lambda: not any(reaches(node, "n3") for node in others), 20, "n3 is missed")
+    back.host.power_on()
+    back.start()
+    assert seconds_until(lambda: reach_each_other(mesh), 20, "all reach n3 again") < SOON
+
+
+def reaches(node: Node, name: str) -> bool:
+    return any(peer.name == name and peer.reachable for peer in node.peers())
 
 
 def test_an_agent_that_is_killed_and_started_again_loses_no_packet(mesh: Mesh) -> None:
