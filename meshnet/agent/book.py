@@ -3,7 +3,7 @@
 Facts enter from a coordinator, from peers and from this node. Whatever the carrier, they take the
 same way: verified, merged, appended to the journal, and only then part of the view. What this node
 says of itself is compared with what it has said before, so only changes are signed, and what a
-lost state directory once said is taken back.
+lost state directory once said is taken back. When deletions pile up, the node raises its floor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from meshnet.agent.storage import Journal
 from meshnet.errors import MeshnetError
 from meshnet.model.facts import RECORDS, Fact, FactSet, Slot
 from meshnet.model.keys import IdentityKey, SigningKey
-from meshnet.model.records import Record
+from meshnet.model.pruning import cut
+from meshnet.model.records import Floor, Record
 from meshnet.model.view import Refusal, View, Viewer
 from meshnet.wire.fact import SignedFact, open_fact, sign, sign_deletion
 
@@ -88,10 +89,26 @@ class Book:
             elif body is None and known is not None and not known.deleted:
                 sequence += 1
                 changed.append(sign_deletion(self._key, *slot, sequence))
-        return self.admit(changed)
+        return self.admit(changed) + self._prune()
 
     def _said(self) -> list[tuple[str, str]]:
-        return [(f.slot.kind, f.slot.key) for f in self.own if f.slot.kind in RECORDS]
+        kinds = RECORDS.keys() - {Floor.KIND}
+        return [(f.slot.kind, f.slot.key) for f in self.own if f.slot.kind in kinds]
+
+    def _prune(self) -> list[Fact]:
+        """Raise the floor over deletions when that pays. It is the last word, said after what is to
+        stay: whoever takes these facts in order misses nothing for a moment."""
+        found = cut(self.own, lambda fact: fact.body is None)
+        if found is None:
+            return []
+        sequence = self.sequence
+        said = [
+            sign(self._key, fact.body, sequence + number)
+            for number, fact in enumerate(found.again, 1)
+            if fact.body is not None
+        ]
+        floor = sign(self._key, Floor(found.below), sequence + len(said) + 1)
+        return self.admit([*said, floor])
 
     def admit(self, facts: Sequence[Fact]) -> list[Fact]:
         """Merge sound facts; the news is on disk and in the view when this returns."""

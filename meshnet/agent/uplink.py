@@ -155,12 +155,14 @@ class Uplink:
                 self._to_publish.set()
 
     def _missing(self) -> list[Fact]:
-        """Return what this node says and the coordinator has not told us it knows."""
-        return [
+        """Return what this node says and the coordinator has not told us it knows, in order."""
+        self._acknowledged.intersection_update(self._node.book.own)
+        missing = [
             fact
             for fact in self._node.book.own
             if self._mirror.get(fact.slot) != fact and fact not in self._acknowledged
         ]
+        return sorted(missing, key=lambda fact: fact.sequence)
 
     async def _send(self, facts: Sequence[Fact]) -> None:
         for start in range(0, len(facts), FACTS_LIMIT):

@@ -24,8 +24,9 @@ from prometheus_client import Counter, Histogram
 from meshnet.coordinator.store import Counters, Store, Transaction
 from meshnet.coordinator.world import Change, World
 from meshnet.errors import MeshnetError, Unavailable
-from meshnet.model.facts import Fact, Slot
+from meshnet.model.facts import Fact, Slot, floor_slot
 from meshnet.model.keys import IdentityKey, SigningKey
+from meshnet.model.records import Floor
 from meshnet.model.statements import Statement
 from meshnet.wire.fact import sign, sign_deletion
 
@@ -63,8 +64,8 @@ class Batch:
         """The revision that holds what this batch has made so far."""
         return self.counters.revision + bool(self._mine or self.pending or self.forgotten)
 
-    def state(self, body: Statement) -> Fact:
-        """Sign a statement and take it in."""
+    def state(self, body: Statement | Floor) -> Fact:
+        """Sign a statement, or a floor of our statements, and take it in."""
         return self._take(sign(self._signer, body, self._next_sequence()))
 
     def unstate(self, kind: str, key: str) -> Fact:
@@ -72,12 +73,17 @@ class Batch:
         return self._take(sign_deletion(self._signer, kind, key, self._next_sequence()))
 
     def take(self, fact: Fact) -> bool:
-        """Take in a fact; False when it is not newer than what is known."""
+        """Take in a fact; False when it is void or not newer than what is known."""
         known = self.latest(fact.slot)
-        if known is not None and known.rank >= fact.rank:
+        if self._is_void(fact) or (known is not None and known.rank >= fact.rank):
             return False
         self._take(fact)
         return True
+
+    def _is_void(self, fact: Fact) -> bool:
+        floor = self.latest(floor_slot(fact.slot.writer))
+        below = floor.body.below if floor and isinstance(floor.body, Floor) else 0
+        return not isinstance(fact.body, Floor) and fact.sequence < below
 
     def latest(self, slot: Slot) -> Fact | None:
         """Return the newest fact of a slot, of this batch or before."""
@@ -90,6 +96,10 @@ class Batch:
     def statement(self, kind: str, key: str) -> Fact | None:
         """Return the newest statement by this coordinator's issuing key."""
         return self.latest(Slot(self._signer.public, kind, key))
+
+    def stated(self) -> list[Fact]:
+        """Return all facts by this coordinator's issuing key, before this batch."""
+        return self.world.facts.of(self._signer.public)
 
     def next_vni(self) -> int:
         self.counters = replace(self.counters, vni=self.counters.vni + 1)
@@ -210,6 +220,9 @@ async def _write(batch: Batch) -> None:
     for writer in batch.forgotten:
         await batch.tx.forget(writer)
     await batch.tx.put_facts(batch.pending.values(), batch.revision)
+    for fact in batch.pending.values():
+        if isinstance(fact.body, Floor):
+            await batch.tx.drop_below(fact.slot.writer, fact.body.below)
     counters = batch.counters
     if batch.pending or batch.forgotten:
         counters = replace(counters, revision=batch.revision)

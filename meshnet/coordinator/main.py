@@ -36,6 +36,7 @@ from meshnet.coordinator.feed import Feed
 from meshnet.coordinator.http import Service
 from meshnet.coordinator.members import Members
 from meshnet.coordinator.networks import Networks
+from meshnet.coordinator.pruning import Pruning
 from meshnet.coordinator.publishing import Publishing
 from meshnet.coordinator.records import Records
 from meshnet.coordinator.sql import SqlStore, migrate
@@ -120,9 +121,10 @@ class Coordinator:
             feed,
         )
         async with asyncio.TaskGroup() as group:
+            housekeeping = _housekeep(members, Pruning(core))
             tasks = [
                 group.create_task(work)
-                for work in (committer.run(), feed.run(), _housekeep(members, world), _watchdog())
+                for work in (committer.run(), feed.run(), housekeeping, _watchdog())
             ]
             await core.committer.do(lambda batch: _tell_where(batch, self._config.urls, pin))
             async with self._listening(service.application(), admin.application()):
@@ -213,12 +215,13 @@ async def _tell_where(batch: Batch, urls: tuple[str, ...], pin: str) -> None:
         batch.state(current)
 
 
-async def _housekeep(members: Members, world: World) -> None:
+async def _housekeep(members: Members, pruning: Pruning) -> None:
     while True:
         try:
-            gone = await members.forget_gone()
-            if gone:
-                log.info("forgot %d nodes; revision is %d", gone, world.revision)
+            if gone := await members.forget_gone():
+                log.info("forgot %d nodes", gone)
+            if void := await pruning.prune():
+                log.info("%d statements that said nothing any more are gone", void)
         except MeshnetError as error:
             log.warning("housekeeping waits: %s", error.message)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)

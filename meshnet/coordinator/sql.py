@@ -46,6 +46,7 @@ from meshnet.coordinator.store import Counters, NodeRow, StoredFact, Transaction
 from meshnet.errors import Conflict, Unavailable
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey
+from meshnet.model.records import Floor
 from meshnet.wire.fact import SignedFact, seal
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -217,6 +218,17 @@ class SqlTransaction:
         rows = [_fact_values(fact, revision) for fact in facts]
         if rows:
             self._connection.execute(_PUT_FACT, rows)
+
+    async def drop_below(self, writer: IdentityKey, sequence: int) -> None:
+        """Drop what a writer's floor at `sequence` makes void."""
+        table = schema.facts.c
+        self._connection.execute(
+            delete(schema.facts).where(
+                table.writer == str(writer),
+                table.sequence < sequence,
+                table.kind != Floor.KIND,
+            )
+        )
 
     async def forget(self, writer: IdentityKey) -> None:
         table = schema.facts

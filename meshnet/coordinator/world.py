@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from meshnet.model.facts import Fact, FactSet, Slot
+from meshnet.model.facts import STATEMENTS, Fact, FactSet, Slot
 from meshnet.model.keys import IdentityKey, PublicKey
 from meshnet.model.names import DEFAULT_NETWORK
 from meshnet.model.records import Attachment, Instance
@@ -64,17 +64,26 @@ class World:
         self.revision = change.revision
 
     def _take(self, fact: Fact, revision: int) -> None:
-        known = self.facts.get(fact.slot)
+        known, void = self.facts.get(fact.slot), self.facts.voided_by(fact)
         if not self.facts.merge([fact]):
             return
+        self._drop(void)
         live, slots = self._counts.get(fact.slot.writer, (0, 0))
         gained = (not fact.deleted) - (known is not None and not known.deleted)
         self._counts[fact.slot.writer] = (live + gained, slots + (known is None))
         self._note_offer(known, fact)
         self._log[fact.slot] = (revision, fact)
         self._log.move_to_end(fact.slot)
-        if not isinstance(fact.body, Attachment | Instance) and fact.slot.kind != "node":
+        if any(one.slot.kind in STATEMENTS for one in (fact, *void)):
             self._statements = None
+
+    def _drop(self, void: Iterable[Fact]) -> None:
+        """Follow the set, which has dropped these for their writer's floor."""
+        for fact in void:
+            live, slots = self._counts[fact.slot.writer]
+            self._counts[fact.slot.writer] = (live - (not fact.deleted), slots - 1)
+            self._note_offer(fact, None)
+            del self._log[fact.slot]
 
     def _note_offer(self, known: Fact | None, fact: Fact | None) -> None:
         """Keep the index of who offers which service on the default network."""

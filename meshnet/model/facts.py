@@ -4,6 +4,13 @@ A fact is one signed sentence. Its slot is (writer, kind, key): a newer fact rep
 in the same slot, and a fact without a body deletes. Two facts with the same slot and sequence can
 only come from a writer that contradicts itself; the greater payload wins, so that all who saw both
 agree.
+
+A deletion must outlive what it deletes, or the next carrier of the old fact brings it back. So that
+deletions do not pile up for ever, a writer raises its *floor*: every fact of its own with a lower
+sequence is void, whoever brings it and whenever. What is to stay is said again above it first
+(`pruning` decides when that pays). Of two floors the higher one wins whatever its sequence, so the
+floor of a set never falls, and the merge remains one that needs no order: of all facts ever seen,
+the highest floor, and above it the highest of every slot.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meshnet.model.keys import IdentityKey
-from meshnet.model.records import Attachment, Instance, NodeRecord, Record
+from meshnet.model.records import Attachment, Floor, Instance, NodeRecord, Record
 from meshnet.model.statements import (
     Coordinators,
     Issuer,
@@ -40,7 +47,9 @@ STATEMENTS: dict[str, type[Statement]] = {
         Coordinators,
     )
 }
-RECORDS: dict[str, type[Record]] = {kind.KIND: kind for kind in (NodeRecord, Attachment, Instance)}
+RECORDS: dict[str, type[Record]] = {
+    kind.KIND: kind for kind in (NodeRecord, Attachment, Instance, Floor)
+}
 
 
 class Slot(NamedTuple):
@@ -66,8 +75,10 @@ class Fact:
     signature: bytes = field(repr=False)
 
     @property
-    def rank(self) -> tuple[int, bytes]:
-        return self.sequence, self.payload
+    def rank(self) -> tuple[int, int, bytes]:
+        """What decides between facts of one slot."""
+        below = self.body.below if isinstance(self.body, Floor) else 0
+        return below, self.sequence, self.payload
 
     @property
     def digest(self) -> bytes:
@@ -85,6 +96,11 @@ class Fact:
         return f"{word}{self.slot.kind} {self.slot.key!r} #{self.sequence} by {self.slot.writer}"
 
 
+def floor_slot(writer: IdentityKey) -> Slot:
+    """Return where a writer's floor is."""
+    return Slot(writer, Floor.KIND, Floor.KIND)
+
+
 class FactSet:
     """The newest fact of every slot, grouped by writer, with a digest kept as facts come and go."""
 
@@ -98,6 +114,8 @@ class FactSet:
         return [fact for fact in facts if self._put(fact)]
 
     def _put(self, fact: Fact) -> bool:
+        if self.is_void(fact):
+            return False
         mine = self._by_writer.setdefault(fact.slot.writer, {})
         known = mine.get(fact.slot)
         if known is not None:
@@ -106,7 +124,26 @@ class FactSet:
             self._digest ^= int.from_bytes(known.digest, "big")
         mine[fact.slot] = fact
         self._digest ^= int.from_bytes(fact.digest, "big")
+        for void in self.voided_by(fact):
+            del mine[void.slot]
+            self._digest ^= int.from_bytes(void.digest, "big")
         return True
+
+    def floor(self, writer: IdentityKey) -> int:
+        """Return the sequence below which all that a writer said is void."""
+        fact = self._by_writer.get(writer, {}).get(floor_slot(writer))
+        return fact.body.below if fact is not None and isinstance(fact.body, Floor) else 0
+
+    def is_void(self, fact: Fact) -> bool:
+        """Say whether a fact lies below its writer's floor."""
+        return not isinstance(fact.body, Floor) and fact.sequence < self.floor(fact.slot.writer)
+
+    def voided_by(self, fact: Fact) -> list[Fact]:
+        """Return the facts that `fact` makes void, if it is a floor."""
+        if not isinstance(fact.body, Floor):
+            return []
+        mine = self._by_writer.get(fact.slot.writer, {}).values()
+        return [f for f in mine if f.sequence < fact.body.below and not isinstance(f.body, Floor)]
 
     def forget(self, writer: IdentityKey) -> None:
         """Drop all facts of a writer, as for one that is no member and fills our memory."""

@@ -2,6 +2,8 @@
 
 Each class is the body of one kind of record. A record whose body is absent is a deletion. Whether
 a record holds (its writer is a member and owns what it speaks of) is decided in `view`.
+
+A `Floor` is the one body that anybody may sign, issuers too: it speaks of its writer's own facts.
 """
 
 from __future__ import annotations
@@ -114,4 +116,19 @@ class Instance(msgspec.Struct, frozen=True):
         return f"{self.network} {self.service} {self.attachment}"
 
 
-Record = NodeRecord | Attachment | Instance
+class Floor(msgspec.Struct, frozen=True):
+    """Whatever its writer said with a sequence lower than `below` is void, deletions included."""
+
+    KIND: ClassVar[str] = "floor"
+    below: int
+
+    def __post_init__(self) -> None:
+        if self.below < 1:
+            raise BadInput(f"a floor at {self.below} voids nothing")
+
+    @property
+    def slot(self) -> str:
+        return self.KIND
+
+
+Record = NodeRecord | Attachment | Instance | Floor

@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 from meshnet.model.addresses import Address, gateway
 from meshnet.model.facts import Fact, FactSet
 from meshnet.model.keys import IdentityKey, PublicKey
-from meshnet.model.records import Attachment, Instance, NodeRecord, Record
+from meshnet.model.records import Attachment, Floor, Instance, NodeRecord, Record
 from meshnet.model.statements import (
     Coordinators,
     Issuer,
@@ -138,7 +138,7 @@ class Viewer:
         return View(after, dict(self._nodes), facts.digest)
 
     def _statements_stale(self, changed: list[Fact], now: float) -> bool:
-        by_mesh = any(fact.slot.kind in _STATEMENT_KINDS for fact in changed)
+        by_mesh = any(fact.slot.kind in _STALING_KINDS for fact in changed)
         return by_mesh or now >= self._statements.expires or self._statements.mesh is None
 
     def _node(
@@ -172,6 +172,8 @@ _STATEMENT_KINDS = frozenset(
     kind.KIND
     for kind in (Issuer, Mesh, Membership, Network, Lease, StaticRecord, Revocation, Coordinators)
 )
+_STALING_KINDS = _STATEMENT_KINDS | {Floor.KIND}
+"""An issuer's floor takes statements away."""
 
 
 def derive_statements(root: IdentityKey, facts: FactSet, now: float) -> Statements:
@@ -285,7 +287,7 @@ def objection(
         return _address_theft(body, membership, statements)
     if isinstance(body, Instance):
         return _homeless(body, attachments)
-    return "" if body is None else "only an issuer may state this"
+    return "" if body is None or isinstance(body, Floor) else "only an issuer may state this"
 
 
 def _key_theft(record: NodeRecord, membership: Membership, proven: Mapping[PublicKey, str]) -> str:

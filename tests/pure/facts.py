@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from meshnet.model.addresses import Endpoint, attachment_mac, mesh_prefix6, node_address6
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey, PublicKey, SigningKey
-from meshnet.model.records import Attachment, Candidate, Instance, NodeRecord, Record, ServicePort
+from meshnet.model.records import (
+    Attachment,
+    Candidate,
+    Floor,
+    Instance,
+    NodeRecord,
+    Record,
+    ServicePort,
+)
 from meshnet.model.statements import (
     Issuer,
     Lease,
@@ -122,7 +130,15 @@ def _deletion(key: SigningKey, slot: tuple[str, str], sequence: int) -> Fact:
     return sign_deletion(key, *slot, sequence)
 
 
+floors: st.SearchStrategy[Fact] = st.builds(
+    sign,
+    st.sampled_from([*NODES, ISSUER, SECOND_ISSUER]),
+    st.builds(Floor, st.integers(1, 20)),
+    st.integers(0, 40),
+)
+
 signed_facts: st.SearchStrategy[Fact] = st.one_of(
+    floors,
     st.builds(sign, st.sampled_from([*NODES, STRANGER, ISSUER]), _records, sequences),
     st.builds(
         sign,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshnet.errors import BadInput, MeshnetError, NotAuthentic
 from meshnet.model.facts import Fact, FactSet, Slot
 from meshnet.model.keys import SigningKey
-from meshnet.model.records import NodeRecord
+from meshnet.model.records import Floor, NodeRecord
 from meshnet.wire import codec
 from meshnet.wire.fact import (
     CONTEXT,
@@ -200,12 +200,17 @@ def test_the_carrier_does_not_matter(one: list[Fact], other: list[Fact]) -> None
 
 
 @given(many)
-def test_of_each_slot_the_highest_sequence_stays(facts: list[Fact]) -> None:
+def test_of_each_slot_the_highest_sequence_above_the_writers_floor_stays(
+    facts: list[Fact],
+) -> None:
     kept = FactSet(facts)
-    for slot in {fact.slot for fact in facts}:
-        best = max((fact for fact in facts if fact.slot == slot), key=lambda fact: fact.rank)
-        assert kept.get(slot) == best
-    assert len(kept) == len({fact.slot for fact in facts})
+    floors = [fact for fact in facts if isinstance(fact.body, Floor)]
+    best: dict[Slot, Fact] = {}
+    for fact in sorted(facts, key=lambda fact: fact.rank):
+        mine = [one.body.below for one in floors if one.slot.writer == fact.slot.writer]  # type: ignore[union-attr]
+        if fact in floors or fact.sequence >= max(mine, default=0):
+            best[fact.slot] = fact
+    assert {fact.slot: fact for fact in kept} == best
 
 
 @given(many, many)
