@@ -14,6 +14,9 @@ Who did not look cannot say that nobody came: a verdict that is due while this p
 (a starved host, a suspended machine) is put off, and no second probe is sent meanwhile. Otherwise a
 busy second would make every peer unreachable at once, and the probes that follow keep it busy. An
 answer to any of the last MISSES probes counts, so a path may be as slow as that.
+
+What is due next is read off two heaps, so that a moment in which one of a thousand peers has its
+turn costs one peer's work. An entry that is no longer true is dropped when it comes up.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from heapq import heappop, heappush
 
 PROBES_PER_SECOND = 50
 ANSWER_LIMIT = 0.4
@@ -57,12 +61,6 @@ class _Peer:
         """Whether nothing is to be asked before the verdict on the last probe."""
         return self.reach is Reach.REACHABLE and self.verdict_at is not None
 
-    @property
-    def next_event(self) -> float:
-        if self.verdict_at is None:
-            return self.next_probe
-        return self.verdict_at if self.awaited else min(self.next_probe, self.verdict_at)
-
 
 class Liveness:
     """The state of all peers, by node id. Methods return ids whose reachability has changed."""
@@ -70,6 +68,8 @@ class Liveness:
     def __init__(self, probes_per_second: float = PROBES_PER_SECOND) -> None:
         self._rate = probes_per_second
         self._peers: dict[str, _Peer] = {}
+        self._probes: list[tuple[float, str]] = []
+        self._verdicts: list[tuple[float, str]] = []
         self._nonce = 0
 
     def set_peers(self, peers: Collection[str], now: float) -> None:
@@ -78,6 +78,7 @@ class Liveness:
             del self._peers[gone]
         for new in sorted(set(peers) - self._peers.keys()):
             self._peers[new] = _Peer(Reach.UNKNOWN, now, now)
+            heappush(self._probes, (now, new))
 
     @property
     def idle_interval(self) -> float:
@@ -105,13 +106,43 @@ class Liveness:
 
     def due(self, now: float) -> Iterator[tuple[str, int]]:
         """Yield (node, nonce) of every probe to send now; each counts as sent."""
-        for node, peer in sorted(self._peers.items()):
-            if peer.next_probe <= now and not peer.awaited:
-                self._nonce += 1
-                peer.asked = (*peer.asked, (self._nonce, now))[-MISSES:]
-                peer.verdict_at = now + ANSWER_LIMIT
-                peer.next_probe = now + self._patience(peer)
-                yield node, self._nonce
+        ripe = set()
+        while (entry := self._first_probe()) and entry[0] <= now:
+            ripe.add(heappop(self._probes)[1])
+        for node in sorted(ripe):
+            peer = self._peers[node]
+            self._nonce += 1
+            peer.asked = (*peer.asked, (self._nonce, now))[-MISSES:]
+            self._judge(node, peer, now + ANSWER_LIMIT)
+            self._ask(node, peer, now + self._patience(peer))
+            yield node, self._nonce
+
+    def _ask(self, node: str, peer: _Peer, at: float) -> None:
+        peer.next_probe = at
+        heappush(self._probes, (at, node))
+
+    def _judge(self, node: str, peer: _Peer, at: float) -> None:
+        peer.verdict_at = at
+        heappush(self._verdicts, (at, node))
+
+    def _first_probe(self) -> tuple[float, str] | None:
+        """Return the next probe there is to send; `missed` puts back what awaits a verdict."""
+        while self._probes:
+            at, node = self._probes[0]
+            peer = self._peers.get(node)
+            if peer is not None and peer.next_probe == at and not peer.awaited:
+                return at, node
+            heappop(self._probes)
+        return None
+
+    def _first_verdict(self) -> tuple[float, str] | None:
+        while self._verdicts:
+            at, node = self._verdicts[0]
+            peer = self._peers.get(node)
+            if peer is not None and peer.verdict_at == at:
+                return at, node
+            heappop(self._verdicts)
+        return None
 
     def _patience(self, peer: _Peer) -> float:
         if peer.reach is Reach.REACHABLE:
@@ -122,17 +153,18 @@ class Liveness:
     def missed(self, now: float) -> set[str]:
         """Count probes that stayed unanswered; return peers that became unreachable by it."""
         lost = set()
-        for node, peer in self._peers.items():
-            if peer.verdict_at is None or now < peer.verdict_at:
-                continue
-            if now - peer.verdict_at > LATE:
-                peer.verdict_at = now + ANSWER_LIMIT
+        while (entry := self._first_verdict()) and entry[0] <= now:
+            due, node = heappop(self._verdicts)
+            peer = self._peers[node]
+            if now - due > LATE:
+                self._judge(node, peer, now + ANSWER_LIMIT)
                 continue
             peer.verdict_at = None
             peer.misses += 1
             if peer.reach is Reach.REACHABLE and peer.misses >= MISSES:
                 peer.reach, peer.since, peer.pause = Reach.UNREACHABLE, now, EAGER
                 lost.add(node)
+            self._ask(node, peer, peer.next_probe)
         return lost
 
     def answered(self, node: str, nonce: int, now: float) -> set[str]:
@@ -146,7 +178,7 @@ class Liveness:
             sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
         )
         peer.asked, peer.verdict_at, peer.misses = (), None, 0
-        peer.next_probe = now + self.idle_interval
+        self._ask(node, peer, now + self.idle_interval)
         return self._found(node, peer, now)
 
     def heard(self, node: str, now: float) -> bool:
@@ -154,14 +186,15 @@ class Liveness:
         peer = self._peers.get(node)
         if peer is None or peer.reach is Reach.REACHABLE:
             return False
-        peer.next_probe, peer.pause = now, EAGER
+        peer.pause = EAGER
+        self._ask(node, peer, now)
         return True
 
     def suspect(self, node: str, now: float) -> None:
         """Probe this peer at once: somebody believes it is gone."""
         peer = self._peers.get(node)
-        if peer is not None:
-            peer.next_probe = min(peer.next_probe, now)
+        if peer is not None and now < peer.next_probe:
+            self._ask(node, peer, now)
 
     def _found(self, node: str, peer: _Peer, now: float) -> set[str]:
         if peer.reach is Reach.REACHABLE:
@@ -171,5 +204,5 @@ class Liveness:
 
     def next_event(self, now: float) -> float:
         """Return the seconds until `due` or `missed` has something to do."""
-        times = (peer.next_event for peer in self._peers.values())
-        return max(0.0, min(times, default=now + 1.0) - now)
+        entries = (self._first_probe(), self._first_verdict())
+        return max(0.0, min((entry[0] for entry in entries if entry), default=now + 1.0) - now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -75,6 +76,27 @@ def test_who_was_not_looking_takes_nobody_out_and_asks_nobody_twice() -> None:
         liveness.answered(node, nonce, now)
     now = run(liveness, now, 3 * liveness.idle_interval, peers - {"n7"})
     assert liveness.reachable == peers - {"n7"}
+
+
+def test_nobody_is_forgotten_and_nothing_piles_up_whatever_happens() -> None:
+    chance = random.Random(1)
+    liveness = Liveness()
+    peers = {f"n{number}" for number in range(30)}
+    liveness.set_peers(peers, 0.0)
+    asked = dict.fromkeys(peers, 0.0)
+    now = 0.0
+    while now < 300.0:
+        now += chance.choice([0.01, 0.02, 0.1, 0.4])
+        assert liveness.next_event(now) <= 5.0
+        liveness.missed(now)
+        for node, nonce in list(liveness.due(now)):
+            asked[node] = now
+            if chance.random() < 0.6:
+                liveness.answered(node, nonce, now)
+        liveness.heard(chance.choice(sorted(peers)), now)
+        liveness.suspect(chance.choice(sorted(peers)), now)
+        assert now - min(asked.values()) < 10.0
+    assert len(liveness._probes) + len(liveness._verdicts) < 500
 
 
 def test_a_path_slower_than_the_next_probe_is_a_path() -> None:
