@@ -140,7 +140,7 @@ class Agent(api.Steward):
     async def _events(self) -> None:
         """Wake whoever is concerned when the kernel says that something changed."""
         async for event in self.kernel.events():
-            if event.host:
+            if event.host or event.lost:
                 self.node.underlay_changed()
             self.node.reconciler.doubt()
 

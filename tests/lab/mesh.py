@@ -104,9 +104,9 @@ class Node:
     def meshnet(self, *words: str, timeout: float = 60) -> str:
         return meshnet(self.host, *words, timeout=timeout)
 
-    def start(self) -> None:
-        """Start the agent and wait until it answers."""
-        self.agent = self.host.start("agent", PROGRAM, "agent", env=TALKATIVE)
+    def start(self, *program: str) -> None:
+        """Start the agent, `program` or the one installed, and wait until it answers."""
+        self.agent = self.host.start("agent", *(program or (PROGRAM,)), "agent", env=TALKATIVE)
         wait_until(self._answers, START, lambda: f"an agent that answers\n{self.log()}")
 
     def _answers(self) -> bool:
@@ -116,6 +116,11 @@ class Node:
             return bool(self.status().node)
         except MeshnetError:
             return False
+
+    def stop(self) -> None:
+        """Ask the agent to end, as systemd does."""
+        assert self.agent is not None
+        self.agent.stop()
 
     def kill(self) -> None:
         """End the agent at once, and nothing that it started."""
