@@ -223,11 +223,20 @@ def _version_asked(data: bytes) -> str:
 
 def _decode(data: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.convert(_without_null(msgspec.json.decode(data)), type=kind)
     except msgspec.ValidationError as error:
         raise CniError(BAD_CONFIG, f"the network configuration is not valid: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CniError(NOT_JSON, f"the network configuration is no JSON: {error}") from error
+
+
+def _without_null(value: Any) -> Any:
+    """Return a value less the keys that say nothing: runtimes write null where Go has nil."""
+    if isinstance(value, dict):
+        return {key: _without_null(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_null(one) for one in value]
+    return value
 
 
 def _check_version(command: str, version: str) -> None:

@@ -258,6 +258,13 @@ def test_annotations_of_a_pod_are_labels_of_lower_rank() -> None:
     assert request_of(call(**said, args={"cni": {"labels": labels}})).service == "shop"
 
 
+def test_null_is_what_a_runtime_writes_for_nothing() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(["ips", "aliases", "portMappings", ANNOTATIONS])
+    said = call(runtimeConfig=nothing, args=None, prevResult={"interfaces": None}, ports=None)
+    assert request_of(said).interface == "eth0"
+    assert code_of(environment(), config(name=None)) == 7
+
+
 def test_the_plugin_starts_with_what_the_interpreter_brings_with_it() -> None:
     probe = "import sys; had = {*sys.modules}; import meshnet.containers.cni\n"
     probe += "print(*({*sys.modules} - had))"
