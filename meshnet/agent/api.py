@@ -23,10 +23,12 @@ from meshnet.agent import report
 from meshnet.agent.cni import Cni
 from meshnet.agent.desk import Desk
 from meshnet.agent.doctor import Doctor
+from meshnet.agent.netavark import Netavark
 from meshnet.agent.node import MeshNode
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.wire import local
 from meshnet.wire.cni import PATH as CNI_PATH
+from meshnet.wire.netavark import PATH as NETAVARK_PATH
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class Api:
         self._desk = desk
         self._steward = steward
         self._cni = Cni(node, desk)
+        self._netavark = Netavark(node, desk, steward.create_network)
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -188,6 +191,11 @@ class Api:
         done, output = await self._cni.answer(await request.read())
         return web.Response(body=output, status=200 if done else 400)
 
+    async def netavark(self, request: web.Request) -> web.Response:
+        """Answer podman in its own words, not in ours."""
+        done, output = await self._netavark.answer(await request.read())
+        return web.Response(body=output, status=200 if done else 400)
+
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     return local.decode(await request.read(), kind, f"body of {request.path}")
@@ -217,6 +225,7 @@ async def serve(api: Api, path: Path) -> web.AppRunner:
     for method, pattern, handler in api.routes():
         app.router.add_route(method, pattern, _answering(handler))
     app.router.add_post(CNI_PATH, api.cni)
+    app.router.add_post(NETAVARK_PATH, api.netavark)
     app.router.add_get("/metrics", _metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

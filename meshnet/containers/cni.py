@@ -39,15 +39,19 @@ def run() -> int:
 
 
 def ask(path: str, environment: Environment, data: bytes) -> tuple[int, bytes]:
-    """Have the agent on a socket answer; return exit status and output (see `wire.cni`).
+    """Have the agent on a socket answer; return exit status and output (see `wire.cni`)."""
+    return carry(path, b"/v1/cni", pack(environment, data))
+
+
+def carry(path: str, target: bytes, body: bytes) -> tuple[int, bytes]:
+    """Post a call to the agent on a socket; return exit status and output of the plugin.
 
     OSError when the agent cannot be reached. BrokenOff when it may have acted.
     """
     connection = socket(AF_UNIX, SOCK_STREAM)
     connection.settimeout(TIMEOUT)
     connection.connect(path)
-    body = pack(environment, data)
-    head = b"POST /v1/cni HTTP/1.0\r\nHost: meshnet\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST %b HTTP/1.0\r\nHost: meshnet\r\nContent-Length: %d\r\n\r\n" % (target, len(body))
     said = b""
     try:
         connection.sendall(head + body)

@@ -16,6 +16,7 @@ fields are ignored, so an older command line reads a newer agent.
     POST    /v1/attach                          AttachRequest       Attached
     POST    /v1/detach                          DetachRequest       Done
     POST    /v1/cni                             (see wire.cni)
+    POST    /v1/netavark                        (see wire.netavark)
     POST    /v1/reserve                         ReserveRequest      Reserved
     POST    /v1/release                         ReleaseRequest      Done
     POST    /v1/services                        ServiceRequest      Done

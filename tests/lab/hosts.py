@@ -59,6 +59,8 @@ class Host(Place):
         self._lab = lab
         self.links: list[Link] = []
         self.containers: dict[str, Container] = {}
+        self.guests: list[Place] = []
+        """Places with the host's network and other files."""
 
     @property
     def address4(self) -> str:
@@ -109,8 +111,8 @@ class Host(Place):
         self.power_on()
 
     def close(self) -> None:
-        for container in self.containers.values():
-            container.close()
+        for place in (*self.containers.values(), *self.guests):
+            place.close()
         super().close()
 
 

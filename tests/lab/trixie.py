@@ -26,7 +26,7 @@ from tests.lab.spawn import CLONE_NEWNS
 RELEASE = "trixie"
 PACKAGES = (
     *("docker.io", "docker-cli", "runc", "iptables", "nftables", "iproute2", "procps"),
-    *("podman", "netavark", "aardvark-dns", "conmon"),
+    *("podman", "netavark", "aardvark-dns", "conmon", "busybox-static"),
 )
 LIMIT = 400
 """Seconds that its installation may take."""
@@ -40,6 +40,10 @@ mkdir -p ".$directory"
 for each in proc sys dev run; do mount --rbind /$each $each; done
 pivot_root . .
 umount --lazy .
+"""
+
+BRIDGE = """#!/bin/sh
+exec {} {} "$@"
 """
 
 
@@ -106,6 +110,14 @@ class Trixie(Place):
         names = "\n".join(f"{name}={shlex.quote(word)}" for name, word in words.items())
         super().__init__(f"{host.name}.{RELEASE}", host.where, f"{names}\n{SETUP}", CLONE_NEWNS)
         self.host = host
+        host.guests.append(self)
+
+    def bridge(self, path: str, program: str) -> None:
+        """Make `path` here run a program of the host's, which sees the host's files."""
+        enter = f"nsenter --mount --target {self.host.inner_pid} --"
+        self.run(
+            "install", "-D", "-m", "755", "/dev/stdin", path, input=BRIDGE.format(enter, program)
+        )
 
     def close(self) -> None:
         """End what was started here; the network namespace is the host's and stays."""
