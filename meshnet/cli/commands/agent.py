@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from meshnet.cli.authorities import no_authorities
 from meshnet.cli.logs import log_level_option, start_logging
 from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput
@@ -51,8 +52,9 @@ def agent(settings: Settings, engines: tuple[Path | None, ...], log_level: str) 
       meshnet agent --log-level debug
       meshnet agent --engine unix:///run/docker.sock
     """
-    from meshnet.agent.main import Config, run
-    from meshnet.containers.discovery import follow
+    with no_authorities():
+        from meshnet.agent.main import Config, run
+        from meshnet.containers.discovery import follow
 
     start_logging(log_level)
     paths = dict.fromkeys(path for path in engines if path is not None)

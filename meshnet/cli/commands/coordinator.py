@@ -7,6 +7,7 @@ import time
 import click
 
 from meshnet.cli import types
+from meshnet.cli.authorities import no_authorities
 from meshnet.cli.logs import log_level_option, start_logging
 from meshnet.cli.output import json_option, print_json, step
 from meshnet.cli.settings import Settings
@@ -117,7 +118,8 @@ def run(settings: Settings, log_level: str) -> None:
       meshnet coordinator run
       meshnet coordinator run --log-level debug
     """
-    from meshnet.coordinator.main import run as run_coordinator
+    with no_authorities():
+        from meshnet.coordinator.main import run as run_coordinator
 
     start_logging(log_level)
     run_coordinator(settings.coordinator_dir, settings.run_dir)
