@@ -25,7 +25,7 @@ from meshnet.dns.table import HOST, Table
 from meshnet.dns.zone import Zones
 from meshnet.errors import MeshnetError
 from meshnet.linux.resolved import LinkDns
-from meshnet.model.addresses import gateway
+from meshnet.model.addresses import RESOLVER, gateway
 from meshnet.model.names import ZONE
 from meshnet.plan.state import NETNS_PREFIX
 from meshnet.wire.local import DnsAnswer, DnsState, HostDnsMode
@@ -104,7 +104,9 @@ class Names:
 
     def _own_addresses(self) -> list[str]:
         me = self._node.me
-        return [str(me.membership.address4), str(me.membership.address6)] if me else []
+        if me is None:
+            return []
+        return [str(me.membership.address4), str(me.membership.address6), str(RESOLVER)]
 
     async def _listen(self) -> None:
         wanted = self._wanted()
@@ -123,9 +125,9 @@ class Names:
         }
         for name in self._networks():
             if name in self._node.built:
-                for prefix in self._node.view.networks[name].prefixes:
-                    path = f"/run/netns/{NETNS_PREFIX}{name}"
-                    wanted[name, str(gateway(prefix))] = path
+                path = f"/run/netns/{NETNS_PREFIX}{name}"
+                gateways = map(gateway, self._node.view.networks[name].prefixes)
+                wanted |= {(name, str(address)): path for address in (*gateways, RESOLVER)}
         return wanted
 
     async def query(self, name: str, kind: str) -> DnsAnswer:

@@ -49,6 +49,7 @@ COMMANDS = {
     "detach": Entry(f"{_HERE}.attach:detach", _CHANGE, "Take an attachment away."),
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),
     "network": Entry(f"{_HERE}.network:network", _CHANGE, "Create and remove networks."),
+    "docker": Entry(f"{_HERE}.docker:docker", _CHANGE, "Set Docker up for the mesh's names."),
     "cni": Entry(f"{_HERE}.cni:cni", _CHANGE, "Set a container runtime up for the CNI plugin."),
     "coordinator": Entry(
         f"{_HERE}.coordinator:coordinator", _ADMIN, "Set up a coordinator and run it."

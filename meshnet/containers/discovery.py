@@ -26,9 +26,9 @@ from typing import NoReturn, Protocol
 from meshnet.agent.attachments import namespace_inode
 from meshnet.containers import labels
 from meshnet.containers.engine import Engine, Listed, Lost, News
-from meshnet.containers.engine_protocol import Container, Details
+from meshnet.containers.engine_protocol import Action, Container, Details, Event, Port
 from meshnet.containers.labels import Wish
-from meshnet.errors import BadInput, MeshnetError, NotFound
+from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.model.attached import LocalAttachment
 from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
 
@@ -68,6 +68,7 @@ class Discovery:
         self._inode_of = inode_of
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
+        self._plugged: set[str] = set()
         self._busy: set[str] = set()
         self._faults: dict[str, str] = {}
         self._lost = True
@@ -96,8 +97,22 @@ class Discovery:
                 log.info("engine on %s: labels of its containers are followed", self.name)
             self._lost = False
             self._compare(news.containers)
-        elif labels.is_asking(news.labels) or news.container in self._ours():
+        elif (
+            labels.is_asking(news.labels)
+            or self._is_plugged(news)
+            or news.container in self._ours()
+        ):
             self._look_at(news.container)
+
+    def _is_plugged(self, event: Event) -> bool:
+        """Say whether our Docker driver has attached an event's container."""
+        if event.action is Action.CONNECT:
+            owner = f"docker/{event.network}/"
+            if any(item.owner.startswith(owner) for item in self._desk.attached()):
+                self._plugged.add(event.container)
+        elif event.action in (Action.DIE, Action.REMOVE):
+            self._plugged.discard(event.container)
+        return event.container in self._plugged
 
     def _ours(self) -> dict[str, LocalAttachment]:
         """Return what is attached for containers of this engine."""
@@ -109,7 +124,14 @@ class Discovery:
         there = {each.id: each for each in containers if labels.is_concerned(each)}
         for gone in ours.keys() - there.keys():
             self._look_at(gone)
+        for container in containers:
+            for plugged, _ in labels.plugged(self._desk.attached(), container):
+                self._plugged.add(container.id)
+                if not self._looks_right(plugged, container):
+                    self._look_at(container.id)
         for container in there.values():
+            if container.id in self._plugged and not labels.names_network(container):
+                continue
             item = ours.get(container.id)
             if item is None or not self._looks_right(item, container):
                 self._look_at(container.id)
@@ -165,7 +187,14 @@ class Discovery:
             inode = self._inode_of(f"/proc/{details.pid}/ns/net") if details.pid else 0
         except NotFound:
             details, inode = None, 0
-        if details is None or not inode or not labels.is_concerned(details):
+        if details is None or not inode:
+            await self._drop(item)
+            return
+        plugged = labels.plugged(self._desk.attached(), details)
+        for each, port in plugged:
+            self._describe(each, details, port)
+        placed = bool(plugged) and not labels.names_network(details)
+        if placed or not labels.is_concerned(details):
             await self._drop(item)
             return
         wish = labels.wish_of(details)
@@ -198,6 +227,16 @@ class Discovery:
         item = self._desk.set_health(item, healthy=wish.healthy)
         if not labels.is_named_for(item, wish.basis, self._desk.attached()):
             self._desk.rename(item, wish.basis)
+
+    def _describe(self, item: LocalAttachment, details: Details, port: Port) -> None:
+        """Give what our Docker driver attached the names and the health that it was not told."""
+        wish = labels.with_aliases(labels.wish_of(details), details, port)
+        if not labels.is_named_for(item, wish.basis, self._desk.attached()):
+            item = self._desk.rename(item, wish.basis)
+        try:
+            self._serve(item, wish)
+        except Conflict as error:
+            log.warning("container %s: %s", details.name, error.message)
 
     def _serve(self, item: LocalAttachment, wish: Wish) -> None:
         """Make what a plugin attached an instance: no plugin but Docker's is told of labels."""

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple, NoReturn
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
-from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_engine import Container, Engine
 from meshnet.containers.docker_http import Answer, Server, listener
 from meshnet.containers.docker_networks import Known, Networks, Remaker, mesh_network
 from meshnet.containers.docker_protocol import Message, Pool
@@ -71,6 +71,7 @@ class Driver:
         self._networks = networks
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._nameless: dict[str, Nameless] = {}
+        self._first: dict[str, str] = {}
         self.hurry = threading.Event()
         self.calls: dict[str, Callable[[Message], Answer]] = {
             "Plugin.Activate": lambda _: protocol.ACTIVATE,
@@ -179,27 +180,42 @@ class Driver:
         if addresses is None:
             raise NotFound(f"endpoint {message.endpoint_id[:12]} is not known", "Try again.")
         try:
-            name, labels = self._who(message.network_id, message.endpoint_id)
+            name, container = self._who(message.network_id, message.endpoint_id)
         except Unavailable:
-            name, labels = "", {}
+            name, container = "", Container()
+        labels = container.labels or {}
         request = protocol.attach_request(known.network, message, addresses, name, labels)
         given = self._agent.post("/v1/attach", request, Attached)
         if not name:
             nameless = Nameless(message.network_id, known.network, given.name)
             self._nameless[message.endpoint_id] = nameless
             self.hurry.set()
-        return protocol.join_answer(given.interface, internal=known.internal)
+        first = self._is_first(message, container)
+        return protocol.join_answer(given.interface, internal=known.internal, first=first)
 
-    def _who(self, network_id: str, endpoint_id: str) -> tuple[str, dict[str, str]]:
-        """Return the name of an endpoint's container, '' when Docker says none, and its labels."""
+    def _is_first(self, message: Message, container: Container) -> bool:
+        """Say whether no other of our networks can be in this sandbox; then this one is the first.
+
+        What was joined before this process began is known from Docker only.
+        """
+        others = [port for port in container.ports if port.endpoint_id != message.endpoint_id]
+        if any(port.endpoint_id and port.network_id in self._networks for port in others):
+            return False
+        return self._first.setdefault(message.sandbox_key, message.endpoint_id) == (
+            message.endpoint_id
+        )
+
+    def _who(self, network_id: str, endpoint_id: str) -> tuple[str, Container]:
+        """Return an endpoint's container and its name, '' when Docker says none."""
         name = self._engine.endpoints(network_id).get(endpoint_id, "")
-        return name, self._engine.labels(name) if name else {}
+        return name, self._engine.container(name) if name else Container()
 
     def name_the_nameless(self) -> None:
         """Give those their names that came while dockerd was starting."""
         for endpoint, its in sorted(self._nameless.items()):
             try:
-                name, labels = self._who(its.network_id, endpoint)
+                name, container = self._who(its.network_id, endpoint)
+                labels = container.labels or {}
                 for request in protocol.service_requests(its.network, its.attachment, name, labels):
                     self._agent.post("/v1/services", request, Done)
             except Unavailable:
@@ -212,6 +228,8 @@ class Driver:
 
     def leave(self, message: Message) -> Answer:
         self._endpoints.pop(message.endpoint_id, None)
+        for sandbox in [key for key, it in self._first.items() if it == message.endpoint_id]:
+            self._first.pop(sandbox, None)
         self._nameless.pop(message.endpoint_id, None)
         self._detach(protocol.owner(message.network_id, message.endpoint_id))
         return {}

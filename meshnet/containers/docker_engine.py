@@ -25,10 +25,28 @@ LIMIT, CHANGE_LIMIT = 2.0, 30.0
 """Seconds to wait for dockerd: for an answer, and for a change that calls the driver."""
 
 
+class Port(msgspec.Struct, frozen=True, rename="pascal"):
+    """A container's place on one of Docker's networks; without an endpoint while it is stopped."""
+
+    network_id: str = msgspec.field(name="NetworkID", default="")
+    endpoint_id: str = msgspec.field(name="EndpointID", default="")
+
+
+class Ports(msgspec.Struct, frozen=True, rename="pascal"):
+    """Where a container is, by the names of Docker's networks."""
+
+    networks: dict[str, Port] | None = None
+
+
 class Container(msgspec.Struct, frozen=True, rename="pascal"):
     """A container as Docker lists it."""
 
     labels: dict[str, str] | None = None
+    network_settings: Ports = Ports()
+
+    @property
+    def ports(self) -> list[Port]:
+        return list((self.network_settings.networks or {}).values())
 
 
 class Info(msgspec.Struct, frozen=True, rename="pascal"):
@@ -74,11 +92,11 @@ class Engine:
         """Make a network; Conflict when there is one of that name."""
         self._ask("POST", "/networks/create", spec)
 
-    def labels(self, name: str) -> dict[str, str]:
-        """Return the labels of a container, by its name."""
+    def container(self, name: str) -> Container:
+        """Return a container by its name, one with nothing when there is none."""
         query = urlencode({"all": 1, "filters": json.dumps({"name": [f"^/{name}$"]})})
         found = _read(self._ask("GET", f"/containers/json?{query}"), list[Container])
-        return (found[0].labels or {}) if found else {}
+        return found[0] if found else Container()
 
     def _ask(self, method: str, target: str, body: object = None) -> Any:
         connection = UnixConnection(self._path, LIMIT if method == "GET" else CHANGE_LIMIT)

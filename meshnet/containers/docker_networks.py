@@ -35,10 +35,10 @@ from meshnet.wire.local import NetworkInfo, NetworkRequest
 
 log = logging.getLogger(__name__)
 
-EAGER, PATIENT = 0.02, 5.0
+EAGER, PATIENT = 0.005, 5.0
 """Seconds between two tries to make a plain network anew: at first, and when it did not go."""
 
-EAGER_TRIES = 250
+EAGER_TRIES = 1000
 VISIBLE = 5.0
 """Seconds for a network that somebody else makes at the same time to come into view."""
 

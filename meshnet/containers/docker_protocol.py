@@ -26,7 +26,7 @@ import msgspec
 
 from meshnet.cli.types import port
 from meshnet.errors import BadInput, NotFound
-from meshnet.model.addresses import Prefix, gateway
+from meshnet.model.addresses import RESOLVER, Prefix, gateway
 from meshnet.model.names import check_name, label_from
 from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec, ServiceRequest
 
@@ -38,6 +38,8 @@ COMPOSE_LABEL = "com.docker.compose.service"
 INTERNAL = "com.docker.network.internal"
 ADDRESS_TYPE = "RequestAddressType"
 GATEWAY_TYPE = "com.docker.network.gateway"
+ON_LINK = 1
+"""The route type of what has no next hop."""
 INTERFACE_PREFIX = "mesh"
 SPACE = "meshnet"
 
@@ -60,6 +62,7 @@ class Message(msgspec.Struct, frozen=True, rename="pascal"):
     options: dict[str, Any] | None = None
     network_id: str = msgspec.field(name="NetworkID", default="")
     endpoint_id: str = msgspec.field(name="EndpointID", default="")
+    sandbox_key: str = ""
     interface: dict[str, str] | None = None
     ipv4_data: list[dict[str, Any]] | None = msgspec.field(name="IPv4Data", default=None)
 
@@ -321,10 +324,15 @@ def _ports(labels: dict[str, str]) -> tuple[PortSpec, ...]:
     return tuple(port(text.strip()) for text in texts if text.strip())
 
 
-def join_answer(source: str, *, internal: bool) -> dict[str, Any]:
-    """Return the answer to a Join. Without a gateway Docker keeps a way out of its own."""
+def join_answer(source: str, *, internal: bool, first: bool) -> dict[str, Any]:
+    """Return the answer to a Join. Without a gateway Docker keeps a way out of its own.
+
+    The `first` of our networks in a sandbox has the route to our resolver: a second such route
+    would be refused.
+    """
+    resolver = {"Destination": f"{RESOLVER}/32", "RouteType": ON_LINK, "NextHop": ""}
     return {
         "InterfaceName": {"SrcName": source, "DstPrefix": INTERFACE_PREFIX},
-        "StaticRoutes": [],
+        "StaticRoutes": [resolver] if first else [],
         "DisableGatewayService": internal,
     }

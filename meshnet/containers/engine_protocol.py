@@ -83,11 +83,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A container's port on one of the engine's networks."""
+    """A container's port on one of the engine's networks; `aliases` are further names there."""
 
     network: str
     network_id: str = ""
     endpoint_id: str = ""
+    aliases: tuple[str, ...] = ()
     address: str = ""
     address6: str = ""
     mac: str = ""
@@ -156,6 +157,7 @@ class _Endpoint(msgspec.Struct, frozen=True, rename="pascal"):
     address: str | None = msgspec.field(name="IPAddress", default="")
     address6: str | None = msgspec.field(name="GlobalIPv6Address", default="")
     mac_address: str | None = ""
+    aliases: list[str] | None = None
 
 
 class _Networks(msgspec.Struct, frozen=True, rename="pascal"):
@@ -324,6 +326,7 @@ def _ports(settings: _Networks | None) -> tuple[Port, ...]:
             network=name,
             network_id=said.network_id or "",
             endpoint_id=said.endpoint_id or "",
+            aliases=tuple(said.aliases or ()),
             address=said.address or "",
             address6=said.address6 or "",
             mac=said.mac_address or "",

@@ -5,8 +5,9 @@
     mesh.network=appnet       on this network; `default` when there is no such label
 
 A container with `mesh.service` or `mesh.network` is attached; one without either is none of our
-business. One that shares the host's network is not: the host has its own place on the mesh. The
-name it was given becomes the attachment's, compose's service one more service.
+business, and one that our Docker driver has attached needs `mesh.network` to be attached once more.
+One that shares the host's network is not: the host has its own place on the mesh. The name it was
+given becomes the attachment's, compose's service one more service.
 
 Its attachment's owner is made of the engine's socket and its id: `engine:/run/docker.sock/ID`.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnet.containers.engine_protocol import (
     NETWORK_LABEL,
@@ -24,6 +25,7 @@ from meshnet.containers.engine_protocol import (
     Container,
     Details,
     Health,
+    Port,
 )
 from meshnet.model.attached import LocalAttachment
 from meshnet.model.names import DEFAULT_NETWORK, check_name, label_from
@@ -48,6 +50,11 @@ class Wish:
 def is_asking(labels: Mapping[str, str]) -> bool:
     """Say whether labels ask for the mesh."""
     return SERVICE_LABEL in labels or NETWORK_LABEL in labels
+
+
+def names_network(container: Container) -> bool:
+    """Say whether a container asks for one network by name."""
+    return NETWORK_LABEL in container.labels
 
 
 def is_concerned(container: Container) -> bool:
@@ -119,6 +126,25 @@ def is_named_for(item: LocalAttachment, basis: str, items: Iterable[LocalAttachm
         return True
     taken = any(other.name == name and other.network == item.network for other in items)
     return taken and bool(re.fullmatch(re.escape(name) + r"-[0-9]+", item.name))
+
+
+def plugged(
+    items: Iterable[LocalAttachment], container: Container
+) -> list[tuple[LocalAttachment, Port]]:
+    """Return what our Docker driver has attached of a container, each with its port."""
+    ports = {f"docker/{port.network_id}/{port.endpoint_id}": port for port in container.ports}
+    return [(item, ports[item.owner]) for item in items if item.owner in ports]
+
+
+def with_aliases(wish: Wish, container: Container, port: Port) -> Wish:
+    """Return the wish with the names that a container has on one network of Docker's.
+
+    Docker adds the head of the container's id, which is no name for people.
+    """
+    names = (label_from(alias) for alias in port.aliases)
+    aliases = (name for name in names if name and not container.id.startswith(name))
+    services = dict.fromkeys((*wish.services, *aliases))
+    return replace(wish, services=tuple(name for name in services if name != wish.basis))
 
 
 def placed_by_others(

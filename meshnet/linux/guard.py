@@ -5,6 +5,8 @@ that is gone for a moment makes packets stop and not leave in clear:
 
 * VXLAN of ours (by its UDP port) leaves and arrives by the tunnel only.
 * The mesh's prefixes, as source or destination, are spoken of on the tunnel and loopback only.
+* Our resolver's address is spoken to by this host and from its bridges, where engines have their
+  containers; never from outside, where anybody could make a route to it.
 * Nothing is forwarded between the host's interfaces on our networks, or the tunnel, and elsewhere:
   a container engine that turns on forwarding must not turn a host into a router of our networks.
   Left alone is what the host's own rules redirect (DNAT): a port that somebody published.
@@ -31,7 +33,7 @@ from meshnet.errors import KernelRefused, Unavailable
 from meshnet.linux.links import GROUP
 from meshnet.linux.netlink import Netlink, attributes, message
 from meshnet.linux.netns import inside
-from meshnet.model.addresses import Prefix
+from meshnet.model.addresses import RESOLVER, Prefix
 from meshnet.plan.state import NFT_TABLE, Guard
 
 NETLINK_NETFILTER = 12
@@ -63,6 +65,8 @@ table inet {table} {{
         iifname "lo" accept
         iifname @tunnel accept
         jump outside
+        ip daddr {resolver} meta iifkind "bridge" accept
+        ip daddr {resolver} drop
     }}
     chain output {{
         type filter hook output priority filter - 5; policy accept;
@@ -181,6 +185,7 @@ def render(guard: Guard) -> str:
         table=NFT_TABLE,
         tunnel=guard.tunnel,
         ports=_elements(str(port) for port in guard.overlay_ports),
+        resolver=RESOLVER,
         mesh4=_elements(four),
         mesh6=_elements(six),
         group=GROUP,

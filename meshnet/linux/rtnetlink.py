@@ -52,7 +52,7 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 _IFF_UP = 0x1
 _IFA_F_NODAD = 0x02
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
-_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST, _SCOPE_ANY = 0, 253, 254, 255
 _RTEXT_FILTER_SKIP_STATS = 8
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
@@ -165,10 +165,15 @@ def dump_routes(family: int) -> bytes:
 
 
 def pack_address(index: int, address: Interface, *, remove: bool = False) -> bytes:
-    """Add an address (without duplicate detection) to a link, or remove it."""
+    """Add an address (without duplicate detection) to a link, or remove it.
+
+    One of IPv4 that is link-local has the host's scope: it is never the source of what leaves.
+    """
     family = family_of(address)
     packed = address.ip.packed
-    body = _ADDRESS.pack(family, address.network.prefixlen, _IFA_F_NODAD, 0, index)
+    local = address.version == 4 and address.ip.is_link_local
+    scope = _SCOPE_HOST if local else _SCOPE_UNIVERSE
+    body = _ADDRESS.pack(family, address.network.prefixlen, _IFA_F_NODAD, scope, index)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     return message(RTM_DELADDR, 0, body) if remove else message(RTM_NEWADDR, REPLACE, body)
 

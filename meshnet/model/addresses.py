@@ -40,6 +40,10 @@ else:
 
 Interface = IPv4Interface | IPv6Interface
 
+RESOLVER = IPv4Address("169.254.214.53")
+"""Where a container asks for names, the same on every network and every host, and on no wire: a
+container engine takes one list of servers for all its containers."""
+
 MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 

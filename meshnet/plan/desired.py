@@ -12,6 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, ip_interface
 
 from meshnet.model.addresses import (
+    RESOLVER,
     Address,
     Endpoint,
     Interface,
@@ -83,7 +84,8 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         return Host()
     prefixes: frozenset[Prefix] = frozenset({mesh.prefix4, mesh.prefix6})
     addresses: frozenset[Interface] = frozenset(
-        ip_interface(address) for address in (me.membership.address4, me.membership.address6)
+        ip_interface(address)
+        for address in (me.membership.address4, me.membership.address6, RESOLVER)
     )
     tunnel = Tunnel(
         name=local.tunnel,
@@ -143,9 +145,7 @@ def _segment(
         local=me.membership.address4,
         vtep_mac=vtep_mac(network.vni, local.node),
         gateway_mac=gateway_mac(network.vni),
-        gateways=frozenset(
-            ip_interface(f"{gateway(prefix)}/{prefix.prefixlen}") for prefix in network.prefixes
-        ),
+        gateways=_gateways(network),
         fdb=fdb,
         neighbours=neighbours,
         ports={
@@ -155,6 +155,12 @@ def _segment(
         },
         flood=_flood(nodes, network),
     )
+
+
+def _gateways(network: Network) -> frozenset[Interface]:
+    """Return where a network's containers ask for names: at its gateways and at our resolver."""
+    gateways = {f"{gateway(prefix)}/{prefix.prefixlen}" for prefix in network.prefixes}
+    return frozenset(map(ip_interface, gateways | {str(RESOLVER)}))
 
 
 def _port(port: LocalPort, network: Network, mtu: int) -> Port:

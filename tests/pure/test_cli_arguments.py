@@ -22,6 +22,7 @@ WRONG = [
     "peers extra",
     "attachments extra",
     "plan --apply=x",
+    "docker setup --undo=x",
     "cni",
     "cni setup --undo=x",
     "cni setup --network -x-",
