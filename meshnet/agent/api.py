@@ -22,7 +22,6 @@ from prometheus_client import generate_latest
 from meshnet.agent import report
 from meshnet.agent.cni import Cni
 from meshnet.agent.desk import Desk
-from meshnet.agent.doctor import Doctor
 from meshnet.agent.netavark import Netavark
 from meshnet.agent.node import MeshNode
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
@@ -125,6 +124,9 @@ class Api:
         words = [request.query.get(key, "")[:253] for key in ("a", "b")]
         if bool(words[0]) != bool(words[1]):
             raise BadInput("a doctor is asked about one node or about two ends, not about half")
+        # Asked once in a while, and a tenth of all the agent would import.
+        from meshnet.agent.doctor import Doctor
+
         return await Doctor(self._node, alive=True).examine(*words)
 
     async def attach(self, request: web.Request) -> local.Attached:
