@@ -6,14 +6,15 @@ by which path a namespace was named, so that is written down on the bridge's end
 
     meshnet 4026532281 /proc/17/ns/net        inode and path; inode 0 is the host
 
-The bridge lets in only frames from the port's own MAC (a locked port with one static FDB entry)
-and sends no frame with an unknown MAC to it.
+The bridge lets in only frames from the port's own MAC (a locked port with one static FDB entry) and
+its own addresses (`source_guard`), and sends no frame with an unknown MAC to it.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from dataclasses import replace
 
 from meshnet.errors import Conflict, KernelRefused, NotFound
 from meshnet.linux import rtnetlink as rt
@@ -76,17 +77,28 @@ def remove_one(space: Space, name: str) -> None:
     for link in space.links():
         if link.name == name and link.kind == "veth":
             space.delete(link)
+    space.source_guard.forget(name)
 
 
 def read_all(space: Space, home: int, links: Iterable[rt.Link], fdb: Fdb) -> dict[str, Port]:
-    """Return every port, by the name of its end on the bridge."""
+    """Return every port, by the name of its end on the bridge.
+
+    One that is gone, but may still send, is told of as broken: so it gets mended or removed.
+    """
     by_name = {link.name: link for link in links}
     bridge = by_name.get(BRIDGE)
-    return {
-        name: _read(home, link, 0 if bridge is None else bridge.index, fdb)
-        for name, link in sorted(by_name.items())
-        if link.kind == "veth"
+    grants = space.source_guard.grants
+    ports = {
+        name: Port("?", 0, "", "", 0, frozenset(), sources=grants[name].addresses)
+        for name in grants
     }
+    for name, link in by_name.items():
+        if link.kind == "veth":
+            port = _read(home, link, 0 if bridge is None else bridge.index, fdb)
+            grant = grants.get(name)
+            sources = grant.addresses if grant and grant.mac == port.mac else frozenset()
+            ports[name] = replace(port, sources=sources)
+    return dict(sorted(ports.items()))
 
 
 def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, rt.Link]:
@@ -107,6 +119,7 @@ def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, 
 
 
 def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
+    space.source_guard.allow(end.name, port)
     set_all(space.descriptor, quiet(end.name))
     alias, mtu = _alias(port), port.mtu
     if (end.alias, end.mtu, end.master) != (alias, mtu, bridge):

@@ -11,7 +11,8 @@ its socket stays where the tunnel is, and no half-made device ever lies in the h
 
 Nothing is learned: no bridge port learns, vx0 neither. A frame to an unknown MAC leaves by vx0
 only, which drops what its FDB does not know. ARP and ND queries are broadcast on the bridge; vx0
-answers for remote attachments from its neighbours (VXLAN's `proxy`) and passes none on.
+answers for remote attachments from its neighbours (VXLAN's `proxy`) and passes none on. What a port
+may send from is `source_guard`'s.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def build(space: Space, home: Namespace, segment: Segment) -> None:
     bridge = _bridge(space, links.get(BRIDGE), segment)
     vxlan = _vxlan(space, home, links.get(VXLAN), segment)
     sysctl.set_all(space.descriptor, _QUIET_LINKS)
+    space.source_guard.build(segment.gateways, segment.ports)
     _wire(space, bridge, vxlan, segment)
     space.set_addresses(bridge.index, segment.gateways)
 
@@ -80,14 +82,16 @@ def read(space: Space, links: Iterable[rt.Link], fdb: Fdb) -> Segment:
     if bridge is not None and bridge.kind != "bridge":
         bridge = None
     vni, local = (0, IPv4Address(0)) if vxlan is None else _identity(vxlan)
+    gateways = space.addresses(bridge.index) if bridge else frozenset()
+    guarded = space.source_guard.is_whole(gateways)
     quiet = sysctl.are_set(space.descriptor, _QUIET_NAMESPACE | _QUIET_LINKS)
     return Segment(
         vni=vni,
-        mtu=_mtu(bridge, vxlan) if quiet else 0,
+        mtu=_mtu(bridge, vxlan) if guarded and quiet else 0,
         local=local,
         vtep_mac=vxlan.mac if vxlan else "",
         gateway_mac=bridge.mac if bridge else "",
-        gateways=space.addresses(bridge.index) if bridge else frozenset(),
+        gateways=gateways,
         fdb=fdb.vteps,
         flood=fdb.flood,
     )

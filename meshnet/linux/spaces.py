@@ -16,6 +16,7 @@ from meshnet.linux import netns
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink
+from meshnet.linux.source_guard import SourceGuard
 from meshnet.plan.state import NETNS_PREFIX
 
 _OURS = frozenset({"vxlan", "bridge", "veth"})
@@ -34,6 +35,7 @@ class Space(Namespace):
         super().__init__(descriptor, netlink, f"network {network}")
         self.network = network
         self.inode = os.fstat(descriptor).st_ino
+        self.source_guard = SourceGuard(descriptor)
 
     def empty(self) -> list[rt.Link]:
         """Remove all links of ours; return what was there. The far ends of ports go with them."""

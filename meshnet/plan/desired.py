@@ -30,6 +30,7 @@ from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import device_mtu, network_mtu
 from meshnet.plan.state import (
     HANDED,
+    HOST,
     VXLAN_PORT,
     Guard,
     Host,
@@ -96,7 +97,9 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         routes=prefixes,
         peers=_peers(view, local, entries),
     )
-    guard = Guard(local.tunnel, _node_prefixes(mesh), frozenset({VXLAN_PORT}))
+    guard = Guard(
+        local.tunnel, _node_prefixes(mesh), frozenset({VXLAN_PORT}), _host_prefixes(view, local)
+    )
     return Host(tunnel, guard, _segments(view, local, me, entries))
 
 
@@ -104,6 +107,12 @@ def _node_prefixes(mesh: Mesh) -> frozenset[Prefix]:
     """Return where nodes have their addresses. The rest of the ULA belongs to networks, and a host
     speaks on those by interfaces of its own."""
     return frozenset({mesh.prefix4, node_prefix6(mesh.prefix6)})
+
+
+def _host_prefixes(view: View, local: Local) -> frozenset[Prefix]:
+    names = {port.attachment.network for port in local.ports if port.netns == HOST}
+    networks = [view.networks[name] for name in names if name in view.networks]
+    return frozenset(prefix for network in networks for prefix in network.prefixes)
 
 
 def _peers(view: View, local: Local, entries: Entries) -> dict[PublicKey, Peer]:
@@ -164,9 +173,10 @@ def _gateways(network: Network) -> frozenset[Interface]:
 
 
 def _port(port: LocalPort, network: Network, mtu: int) -> Port:
+    sources = frozenset(port.attachment.addresses)
     if port.netns == HANDED:
         interface = handed_interface(port.veth)
-        return Port(HANDED, 0, interface, port.attachment.mac, mtu, frozenset())
+        return Port(HANDED, 0, interface, port.attachment.mac, mtu, frozenset(), sources=sources)
     return Port(
         netns=port.netns,
         inode=port.inode,
@@ -174,6 +184,7 @@ def _port(port: LocalPort, network: Network, mtu: int) -> Port:
         mac=port.attachment.mac,
         mtu=mtu,
         addresses=frozenset(on_link(network, port.attachment.addresses)),
+        sources=sources,
     )
 
 

@@ -31,7 +31,7 @@ NETNS_PREFIX = "meshnet-"
 """Our mark on network namespaces: a network's is named NETNS_PREFIX + its name."""
 
 NFT_TABLE = "meshnet"
-"""Our nft table, of family inet."""
+"""Our nft table: of family inet on the host, of family bridge in a network's namespace."""
 
 BRIDGE = "br0"
 VXLAN = "vx0"
@@ -90,7 +90,8 @@ class Port:
 
     `netns` is a path such as /proc/17/ns/net, or HOST for the host's own; `inode` is that of the
     namespace (nsfs), so that a path that now leads elsewhere is noticed; 0 for HOST.
-    `interface` is the name inside. `routes` go through `gateway` of their family.
+    `interface` is the name inside. `routes` go through `gateway` of their family. `sources` are the
+    addresses that frames from the port may come from: none, and nothing gets out of it.
     """
 
     netns: str
@@ -101,6 +102,7 @@ class Port:
     addresses: frozenset[Interface]
     routes: frozenset[Prefix] = frozenset()
     gateways: frozenset[Address] = frozenset()
+    sources: frozenset[Address] = frozenset()
 
 
 def handed_interface(veth: str) -> str:
@@ -131,11 +133,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Our nft table, as what it must hold: the tunnel's name, our prefixes, our UDP ports."""
+    """Our nft table, as what it must hold: the tunnel's name, our prefixes, our UDP ports.
+
+    `networks` are the prefixes of those networks that the host itself is attached to.
+    """
 
     tunnel: str
     mesh_prefixes: frozenset[Prefix]
     overlay_ports: frozenset[int]
+    networks: frozenset[Prefix] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class FakeKernel:
         for name, network in self._networks.items():
             gone = [key for key, port in network.ports.items() if port.netns == path]
             if gone:
-                self._forget_ports(name, gone)
+                self._break_ports(name, gone)
 
     def delete_link(self, network: str, link: str) -> None:
         """Delete the bridge, the VXLAN device or a port."""
@@ -167,7 +167,7 @@ class FakeKernel:
             changed.bridge_mac = None
             changed.wired.clear()
         else:
-            self._forget_ports(network, [link])
+            self._break_ports(network, [link])
         self._tell(network)
 
     def set_down(self, network: str, link: str) -> None:
@@ -195,6 +195,19 @@ class FakeKernel:
     def remove_port_address(self, network: str, port: str, address: Interface) -> None:
         ports = self._change(network).ports
         ports[port] = replace(ports[port], addresses=ports[port].addresses - {address})
+        self._tell(network)
+
+    def allow_source(self, network: str, port: str, address: Address) -> None:
+        """Let a port send from one address more."""
+        ports = self._change(network).ports
+        ports[port] = replace(ports[port], sources=ports[port].sources | {address})
+        self._tell(network)
+
+    def delete_source_guard(self, network: str) -> None:
+        changed = self._change(network)
+        changed.whole = False
+        for name, port in changed.ports.items():
+            changed.ports[name] = replace(port, sources=frozenset())
         self._tell(network)
 
     def remove_tunnel_address(self, address: Interface) -> None:
@@ -261,6 +274,14 @@ class FakeKernel:
             changed.ports.pop(name, None)
             changed.wired.discard(name)
 
+    def _break_ports(self, network: str, names: Collection[str]) -> None:
+        """Take the links away; what they may send from stays until the port is removed."""
+        changed = self._change(network)
+        for name in names:
+            sources = changed.ports[name].sources
+            changed.ports[name] = Port("?", 0, "", "", 0, frozenset(), sources=sources)
+            changed.wired.discard(name)
+
     def _create_tunnel(self, it: op.CreateTunnel) -> None:
         self.wireguard.create(it.name, it.mtu)
         self._links.setdefault(it.name, _Link(it.mtu)).mtu = it.mtu
@@ -302,6 +323,9 @@ class FakeKernel:
         network.vtep_mac, network.bridge_mac = want.vtep_mac, want.gateway_mac
         network.gateways, network.mtu = want.gateways, want.mtu
         network.whole = network.named = True
+        for name in network.ports.keys() & want.ports.keys():
+            sources = want.ports[name].sources
+            network.ports[name] = replace(network.ports[name], sources=sources)
         network.fresh = None
 
     def _check_vni(self, name: str, vni: int) -> None:
@@ -336,7 +360,8 @@ class FakeKernel:
             raise NotFound(f"network {it.network} has no bridge", "Build it again.")
         if port.netns not in (HOST, HANDED) and self.namespaces.get(port.netns) != port.inode:
             raise NotFound(f"network namespace {port.netns} does not exist")
-        if it.name not in network.ports and self._has_interface(port):
+        known = network.ports.get(it.name)
+        if (known is None or not known.interface) and self._has_interface(port):
             raise Conflict(f"{port.netns or 'the host'} has a link {port.interface} already")
         used = frozenset(
             gateway

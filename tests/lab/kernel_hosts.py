@@ -62,6 +62,12 @@ class FakeHost:
     def remove_port_address(self, network: str, port: str, address: Interface) -> None:
         self.fake.remove_port_address(network, port, address)
 
+    def allow_source(self, network: str, port: str, address: Address) -> None:
+        self.fake.allow_source(network, port, address)
+
+    def delete_source_guard(self, network: str) -> None:
+        self.fake.delete_source_guard(network)
+
     def remove_tunnel_address(self, address: Interface) -> None:
         self.fake.remove_tunnel_address(address)
 
@@ -129,6 +135,14 @@ class RealHost:
         inside = self.kernel.read([network], tunnel=False).segments[network].ports[port]
         where = f"nsenter --net={inside.netns}" if inside.netns else ""
         run(f"{where} ip addr del {address} dev {inside.interface}")
+
+    def allow_source(self, network: str, port: str, address: Address) -> None:
+        mac = self.kernel.read([network], tunnel=False).segments[network].ports[port].mac
+        own = f"own{address.version} {{ {port} . {mac} . {address} }}"
+        self._in(network, f"nft add element bridge meshnet {own}")
+
+    def delete_source_guard(self, network: str) -> None:
+        self._in(network, "nft delete table bridge meshnet")
 
     def remove_tunnel_address(self, address: Interface) -> None:
         run(f"ip addr del {address} dev {TUNNEL}")

@@ -56,8 +56,14 @@ ON_HOST = Port(
     mac="0a:00:00:00:01:02",
     mtu=1370,
     addresses=interfaces("10.214.0.6/16 fd00:1::6/64"),
+    sources=frozenset({ip_address("10.214.0.6"), ip_address("fd00:1::6")}),
 )
-GUARD = Guard(TUNNEL, prefixes("10.213.0.0/16 fd00:2::/48"), frozenset({14789}))
+GUARD = Guard(
+    TUNNEL,
+    prefixes("10.213.0.0/16 fd00:2::/48"),
+    frozenset({14789}),
+    prefixes("10.214.0.0/16 fd00:1::/64"),
+)
 TUNNEL_STATE = Tunnel(
     name=TUNNEL,
     private_key=PrivateKey.from_random(b"kernel contract".ljust(32, b".")),
@@ -118,6 +124,7 @@ def container(machine: Machine, name: str = "c1", number: int = 5) -> Port:
         mac=f"0a:00:00:00:01:{number:02x}",
         mtu=1370,
         addresses=interfaces(f"10.214.0.{number}/16 fd00:1::{number}/64"),
+        sources=frozenset({ip_address(f"10.214.0.{number}"), ip_address(f"fd00:1::{number}")}),
     )
 
 

@@ -25,12 +25,13 @@ from meshnet.linux.port import Kernel
 from meshnet.model.addresses import Address, attachment_mac, gateway_mac, vtep_mac
 from meshnet.plan import operations as op
 from meshnet.plan.state import Port, Segment
+from tests.lab.frames import VXLAN_PORT, vxlan_header
 from tests.lab.kernel_hosts import own_machine, run
 from tests.lab.waiting import wait_until
 
 UNDERLAY_MTU = 1420
 MTU = UNDERLAY_MTU - 50
-ETHERNET, VXLAN_HEADER, VXLAN_PORT = 14, 8, 14789
+ETHERNET, VXLAN_HEADER = 14, 8
 KINDS = {0x0806: "arp", 0x0800: "ipv4", 0x86DD: "ipv6"}
 SOLICITATION, ADVERTISEMENT = 135, 136
 IGMP, HOP_BY_HOP = 2, 0
@@ -58,6 +59,7 @@ class Container:
             mac=self.mac,
             mtu=MTU,
             addresses=frozenset({self.address4, self.address6}),
+            sources=frozenset(self.addresses),
         )
         host.kernel.apply(op.SetPort(host.local_name(network), self.veth, self.port))
 
@@ -71,6 +73,16 @@ class Container:
     def send_fence(self, target: Address) -> None:
         """Send a ping that a Wire knows."""
         self.run(f"ping -n -q -W 2 -c 1 -p {FENCE.hex()} {target}")
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame as it is, past the container's own IP."""
+
+        def send() -> None:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+                sock.bind(("mesh0", 0))
+                sock.send(frame)
+
+        in_namespace(f"/run/netns/{self.netns}", send)
 
     def full(self, target: Address) -> int:
         """Return the payload of a ping that fills the MTU."""
@@ -126,6 +138,16 @@ class SegmentHost:
         self.kernel.apply(op.SetFdb(name, {container.mac: vtep}))
         neighbours = dict.fromkeys(container.addresses, container.mac)
         self.kernel.apply(op.SetNeighbours(name, neighbours))
+
+    def send_vxlan(self, vtep: IPv4Address, vni: int, frame: bytes) -> None:
+        """Send a frame in VXLAN by hand, as a host could that obeys nobody."""
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((str(self.local), 0))
+                sock.sendto(vxlan_header(vni) + frame, (str(vtep), VXLAN_PORT))
+
+        in_namespace(self.path, send)
 
     def close(self) -> None:
         for network in self.networks:

@@ -405,7 +405,17 @@ def test_every_kind_of_operation_belongs_to_a_check() -> None:
 
 
 def test_every_field_of_a_port_is_told_of() -> None:
-    known = {"netns", "inode", "interface", "mac", "mtu", "addresses", "routes", "gateways"}
+    known = {
+        "netns",
+        "inode",
+        "interface",
+        "mac",
+        "mtu",
+        "addresses",
+        "routes",
+        "gateways",
+        "sources",
+    }
     assert {one.name for one in fields(Port)} == known
     moved = port(routes=frozenset({ip_network("10.99.0.0/16")}))
     found = first(diagnose(well("c1", "c2", have=moved)))

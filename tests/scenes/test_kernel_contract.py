@@ -346,12 +346,17 @@ def test_an_interface_name_that_is_taken_is_a_conflict(machine: Machine) -> None
     assert read(machine) == EMPTY
 
 
-def test_a_port_ends_with_its_container(machine: Machine) -> None:
+def test_a_port_ends_with_its_container_and_what_it_may_send_from_with_its_removal(
+    machine: Machine,
+) -> None:
     port = container(machine)
     mend(machine, one(replace(EMPTY, ports={PORT: port, HOST_PORT: ON_HOST})))
 
     machine.end_container("c1")
 
-    wait_for(lambda: read(machine).ports, {HOST_PORT: ON_HOST})
+    broken = Port("?", 0, "", "", 0, frozenset(), sources=port.sources)
+    wait_for(lambda: read(machine).ports[PORT], broken)
+    assert mend(machine, one(replace(EMPTY, ports={HOST_PORT: ON_HOST}))) == ["RemovePort"]
+    assert read(machine).ports == {HOST_PORT: ON_HOST}
     with pytest.raises(NotFound):
         machine.kernel.apply(op.SetPort(NET, PORT, port))

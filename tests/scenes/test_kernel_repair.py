@@ -138,6 +138,30 @@ def test_an_address_that_a_port_lost_is_given_again(machine: Machine, port: str)
     assert mend(machine, want) == ["SetPort"]
 
 
+@pytest.mark.parametrize("port", [PORT, HOST_PORT])
+def test_an_address_that_a_port_may_not_send_from_is_taken_back(
+    machine: Machine, port: str
+) -> None:
+    want = drifting(machine)
+
+    for address in (ip_address("10.214.0.66"), ip_address("fd00:1::66")):
+        machine.allow_source(NET, port, address)
+
+    assert ip_address("10.214.0.66") in read(machine).ports[port].sources
+    assert mend(machine, want)[-1] == "SetPort"
+    assert machine.kernel.read() == want
+
+
+def test_a_source_guard_that_was_deleted_is_made_again(machine: Machine) -> None:
+    want = drifting(machine)
+
+    machine.delete_source_guard(NET)
+
+    assert {port.sources for port in read(machine).ports.values()} == {frozenset()}
+    assert mend(machine, want) == ["BuildSegment", "SetPort", "SetPort"]
+    assert machine.kernel.read() == want
+
+
 # Guard
 
 

@@ -220,6 +220,7 @@ def forwarding_host(scene: Scene) -> Wire:
         interface="mesh-red",
         mac="0a:00:00:00:05:05",
         addresses=frozenset({ip_interface("10.214.0.50/16")}),
+        sources=frozenset({IPv4Address("10.214.0.50")}),
     )
     guard = Guard("wire0", frozenset({ip_network("fd00:2::/48")}), frozenset({14789}))
     scene.ann.kernel.apply(op.SetPort("ann-red", "p0a0000000505", port))
