@@ -259,7 +259,7 @@ class MeshNode:
         others = {name: node.membership.address4 for name, node in self._others().items()}
         self.prober.set_peers(others if self.me else {})
         reachable = self.liveness.reachable
-        self._chosen = self.endpoints.step(self._contacts(), reachable, time.monotonic())
+        self._chosen = self.endpoints.step(self._contacts(reachable), reachable, time.monotonic())
         self._let_probe()
 
     def _others(self) -> dict[str, Node]:
@@ -289,7 +289,8 @@ class MeshNode:
         self.prober.hurry(dict(pointed.items() - self._pointed.items()))
         self._pointed = pointed
 
-    def _contacts(self) -> dict[str, Contact]:
+    def _contacts(self, reachable: frozenset[str]) -> dict[str, Contact]:
+        """Return how those may be reached that are not: there are few, most of the time."""
         me, mesh = self.me, self.view.statements.mesh
         if me is None or mesh is None or not self._configured:
             return {}
@@ -303,7 +304,7 @@ class MeshNode:
                 begin=name in self._acquainted or (mine, self.id) < (node.record_sequence, name),
             )
             for name, node in self._others().items()
-            if node.record is not None
+            if node.record is not None and name not in reachable
         }
 
     async def _bind(self) -> None:

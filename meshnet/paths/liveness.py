@@ -70,6 +70,7 @@ class Liveness:
         self._peers: dict[str, _Peer] = {}
         self._probes: list[tuple[float, str]] = []
         self._verdicts: list[tuple[float, str]] = []
+        self._last_turn = 0.0
         self._nonce = 0
 
     def set_peers(self, peers: Collection[str], now: float) -> None:
@@ -178,8 +179,15 @@ class Liveness:
             sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
         )
         peer.asked, peer.verdict_at, peer.misses = (), None, 0
-        self._ask(node, peer, now + self.idle_interval)
+        self._ask(node, peer, self._next_turn(now))
         return self._found(node, peer, now)
+
+    def _next_turn(self, now: float) -> float:
+        """Return when a peer that has answered is asked again: turns are spread over the interval,
+        so that what probes tell besides (see `wire.probe`) spreads at all times."""
+        next_turn = max(now + 1.0, self._last_turn + 1.0 / self._rate)
+        self._last_turn = min(next_turn, now + 1.0 + self.idle_interval)
+        return self._last_turn
 
     def heard(self, node: str, now: float) -> bool:
         """A probe of theirs came through the tunnel: say whether we thought them gone, and ask."""

@@ -99,6 +99,22 @@ def test_nobody_is_forgotten_and_nothing_piles_up_whatever_happens() -> None:
     assert len(liveness._probes) + len(liveness._verdicts) < 500
 
 
+def test_probes_of_a_large_mesh_are_spread_evenly() -> None:
+    liveness = Liveness()
+    peers = {f"n{number}" for number in range(1000)}
+    liveness.set_peers(peers, 0.0)
+    now = run(liveness, 0.0, 2.0, peers)
+    for _ in range(40):
+        sent = 0
+        for _ in range(10):
+            due = list(liveness.due(now))
+            sent += len(due)
+            for node, nonce in due:
+                liveness.answered(node, nonce, now)
+            now += 0.1
+        assert 40 <= sent <= 60
+
+
 def test_a_path_slower_than_the_next_probe_is_a_path() -> None:
     liveness = Liveness()
     liveness.set_peers({"far"}, 0.0)

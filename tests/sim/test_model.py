@@ -19,7 +19,7 @@ from ipaddress import ip_interface
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -81,8 +81,7 @@ class MeshModel(RuleBasedStateMachine):
         async def start() -> None:
             await self.world.start_coordinator()
             token = await self.world.token(self.count)
-            names = [f"n{number}" for number in range(self.count)]
-            await asyncio.gather(*(self.world.join(token, name) for name in names))
+            await self.world.join(token, [f"n{number}" for number in range(self.count)])
             await self._rest(BUILD_LIMIT)
             await self.world.create_network("back", by="n0")
 
@@ -257,9 +256,9 @@ class MeshModel(RuleBasedStateMachine):
 
 
 class LargeMeshModel(MeshModel):
-    """The same with many agents: 60, or as many as MESHNET_SIM_AGENTS says; 200 take minutes."""
+    """The same with many agents: 200, or as many as MESHNET_SIM_AGENTS says."""
 
-    count = int(os.environ.get("MESHNET_SIM_AGENTS", "60"))
+    count = int(os.environ.get("MESHNET_SIM_AGENTS", "200"))
 
 
 COMMON = {
@@ -267,6 +266,7 @@ COMMON = {
     "suppress_health_check": list(HealthCheck),
     "print_blob": True,
     "database": None,
+    "phases": (Phase.generate,),
 }
 
 TestSmallMesh = MeshModel.TestCase

@@ -13,11 +13,12 @@ import functools
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 
+from meshnet.agent.node import TUNNEL
 from meshnet.agent.sockets import LINE_LIMIT, Datagrams, Listener, Receive, Serve
-from meshnet.linux.port import Kernel
+from meshnet.linux.wireguard import Device
 from meshnet.model.addresses import Prefix
 from meshnet.model.keys import PublicKey
-from meshnet.plan.state import Tunnel
+from tests.fakes.kernel import FakeKernel
 
 
 @dataclass
@@ -25,15 +26,15 @@ class Place:
     """One node on the wires."""
 
     address: str
-    kernel: Kernel
+    kernel: FakeKernel
     received: Receive | None = None
     serve: Serve | None = None
     up: bool = True
     cut: set[str] = field(default_factory=set)
 
     @property
-    def tunnel(self) -> Tunnel | None:
-        return self.kernel.read(networks=()).tunnel
+    def device(self) -> Device | None:
+        return self.kernel.wireguard.read(TUNNEL)
 
 
 class Wires:
@@ -62,7 +63,7 @@ class Wires:
 
 def _knows(one: Place, other: Place) -> bool:
     """Say whether `one` has `other` as the peer that owns its mesh address."""
-    here, there = one.tunnel, other.tunnel
+    here, there = one.device, other.device
     if here is None or there is None or there.private_key is None:
         return False
     peer = here.peers.get(_public(there))
@@ -77,18 +78,18 @@ def _prefix(address: str) -> Prefix:
 _keys: dict[bytes, PublicKey] = {}
 
 
-def _public(tunnel: Tunnel) -> PublicKey:
-    assert tunnel.private_key is not None
-    raw = tunnel.private_key.raw
+def _public(device: Device) -> PublicKey:
+    assert device.private_key is not None
+    raw = device.private_key.raw
     if raw not in _keys:
-        _keys[raw] = tunnel.private_key.public
+        _keys[raw] = device.private_key.public
     return _keys[raw]
 
 
 class SimSockets:
     """One node's sockets on the wires; implements `meshnet.agent.sockets.Sockets`."""
 
-    def __init__(self, wires: Wires, kernel: Kernel) -> None:
+    def __init__(self, wires: Wires, kernel: FakeKernel) -> None:
         self._wires = wires
         self._kernel = kernel
         self.place: Place | None = None

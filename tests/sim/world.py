@@ -14,6 +14,8 @@ import itertools
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
@@ -38,6 +40,7 @@ from tests.sim.underlay import SimSockets, Wires
 
 PROBES_PER_SECOND = 2.0
 PAUSE = 0.02
+JOINS_AT_ONCE = 4
 
 
 @dataclass
@@ -126,13 +129,27 @@ class World:
 
     # Nodes
 
-    async def join(self, token: str, name: str) -> SimNode:
-        """Enrol a machine and start its agent."""
-        number = len(self.nodes)
-        sim = self.nodes[name] = SimNode(name, StateDir(self.directory / name), number)
-        await asyncio.to_thread(enrol, sim.state.path, token, name=name, host_networks=())
-        self.start(sim)
-        return sim
+    async def join(self, token: str, names: Sequence[str]) -> None:
+        """Enrol machines, and start their agents when all have joined.
+
+        Joining is done in threads of its own: those of the loop are the coordinator's, which
+        commits in them.
+        """
+        sims = [
+            SimNode(name, StateDir(self.directory / name), number)
+            for number, name in enumerate(names, len(self.nodes))
+        ]
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(JOINS_AT_ONCE) as threads:
+            await asyncio.gather(
+                *(
+                    loop.run_in_executor(threads, _enrol, sim.state.path, token, sim.name)
+                    for sim in sims
+                )
+            )
+        for sim in sims:
+            self.nodes[sim.name] = sim
+            self.start(sim)
 
     def start(self, sim: SimNode) -> None:
         """Start an agent over what is there."""
@@ -202,6 +219,10 @@ async def _live(node: MeshNode, uplink: Uplink, client: CoordinatorClient) -> No
     finally:
         with contextlib.suppress(MeshnetError):
             await client.close()
+
+
+def _enrol(state_dir: Path, token: str, name: str) -> None:
+    enrol(state_dir, token, name=name, host_networks=())
 
 
 def _inode(path: str) -> int:
