@@ -6,6 +6,8 @@ The list on disk is the node's intent and outlives the agent. An attachment whos
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from ipaddress import ip_address
@@ -23,6 +25,9 @@ from meshnet.plan.desired import LocalPort
 from meshnet.plan.state import HANDED, HOST
 
 Key = tuple[str, str]
+
+NS_GET_NSTYPE, CLONE_NEWNET = 0xB703, 0x40000000
+"""ioctl_ns(2): the kind of a namespace."""
 
 _address = lru_cache(maxsize=1 << 16)(ip_address)
 """The addresses of all attachments are read for every pass."""
@@ -46,7 +51,7 @@ def namespace_inode(path: str) -> int:
             f"network namespace {path} does not exist: {error.strerror}",
             "Give the path of a namespace, such as /run/netns/NAME, or the pid of a process in it.",
         ) from error
-    if found.st_dev != own.st_dev:
+    if found.st_dev != own.st_dev or not _is_network(path):
         raise BadInput(f"{path} is no network namespace", "Give one such as /run/netns/NAME.")
     if found.st_ino == own.st_ino:
         raise BadInput(
@@ -54,6 +59,18 @@ def namespace_inode(path: str) -> int:
             "Attach the host itself with meshnet attach --host.",
         )
     return found.st_ino
+
+
+def _is_network(path: str) -> bool:
+    """Say of a namespace whether it is one of the network: other kinds lie beside them."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
+    finally:
+        os.close(descriptor)
 
 
 class Attachments:
