@@ -14,6 +14,7 @@ import hashlib
 import json
 import struct
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from meshnet.errors import KernelRefused, Unavailable
@@ -24,6 +25,7 @@ NETLINK_NETFILTER = 12
 SEAL = "seal"
 """The chain, in every table of ours, that holds the mark and nothing else."""
 
+_LEGACY = ("ip_tables_names", "ip6_tables_names")
 _GET_GENERATION = 10 << 8 | 16
 _GENERATION_ID = 1
 _NFGENMSG = struct.Struct("=BBH")
@@ -70,6 +72,18 @@ class Table:
         items: Listing = json.loads(done.stdout)["nftables"]
         return items
 
+    def has_nat(self) -> bool:
+        """Say whether anybody in the namespace has a chain that translates addresses."""
+        done = self._nft(["-j", "list", "chains"], "")
+        if done.returncode:
+            raise _refused(done.stderr)
+        items: Listing = json.loads(done.stdout)["nftables"]
+        return any(item.get("chain", {}).get("type") == "nat" for item in items)
+
+    def has_legacy_nat(self) -> bool:
+        """Say whether the namespace has such a table of the old iptables, which nft cannot see."""
+        return inside(self._home, "look for old iptables", _has_legacy_nat)
+
     def generation(self) -> int | None:
         """Return the number of the namespace's ruleset; None where the kernel does not tell."""
         try:
@@ -101,6 +115,11 @@ class Table:
             if error.errno == errno.ENOENT:
                 raise Unavailable("nft is not installed", "Install nftables.") from error
             raise
+
+
+def _has_legacy_nat() -> bool:
+    lists = (Path(f"/proc/thread-self/net/{name}") for name in _LEGACY)
+    return any("nat" in one.read_text().split() for one in lists if one.exists())
 
 
 def is_as_made(template: str, listed: Listing, *, elements: bool = True) -> bool:

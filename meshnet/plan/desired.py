@@ -98,7 +98,11 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         peers=_peers(view, local, entries),
     )
     guard = Guard(
-        local.tunnel, _node_prefixes(mesh), frozenset({VXLAN_PORT}), _host_prefixes(view, local)
+        local.tunnel,
+        _node_prefixes(mesh),
+        frozenset({VXLAN_PORT}),
+        _host_prefixes(view, local),
+        local.listen_port,
     )
     return Host(tunnel, guard, _segments(view, local, me, entries))
 

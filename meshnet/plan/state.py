@@ -135,13 +135,15 @@ class Segment:
 class Guard:
     """Our nft table, as what it must hold: the tunnel's name, our prefixes, our UDP ports.
 
-    `networks` are the prefixes of those networks that the host itself is attached to.
+    `networks` are the prefixes of those networks that the host itself is attached to. What
+    `sealed_port` sends and receives is sealed already: WireGuard's own UDP port, 0 for none.
     """
 
     tunnel: str
     mesh_prefixes: frozenset[Prefix]
     overlay_ports: frozenset[int]
     networks: frozenset[Prefix] = frozenset()
+    sealed_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ GUARD = Guard(
     prefixes("10.213.0.0/16 fd00:2::/48"),
     frozenset({14789}),
     prefixes("10.214.0.0/16 fd00:1::/64"),
+    51820,
 )
 TUNNEL_STATE = Tunnel(
     name=TUNNEL,

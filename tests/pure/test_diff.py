@@ -209,6 +209,7 @@ def test_every_field_of_the_state_is_known_to_the_planner() -> None:
         Peer: {"allowed_ips", "endpoint", "keepalive", "preshared_key"},
         Segment: {"vni", "mtu", "local", "vtep_mac", "gateway_mac", "gateways", "fdb"}
         | {"neighbours", "ports", "flood"},
+        Guard: {"tunnel", "mesh_prefixes", "overlay_ports", "networks", "sealed_port"},
     }
     for kind, names in planned.items():
         assert {field.name for field in fields(kind)} == names, kind.__name__

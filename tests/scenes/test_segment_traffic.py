@@ -5,12 +5,15 @@ The picture is in tests/lab/segment_hosts.py.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 import pytest
 
+from meshnet.linux.guard import FORGED
+from meshnet.linux.netlink import in_namespace
 from meshnet.plan import operations as op
 from meshnet.plan.state import Guard
 from tests.lab.kernel_hosts import run
@@ -211,6 +214,40 @@ def test_the_guard_lets_vxlan_in_by_the_tunnel_and_by_nothing_else(scene: Scene)
     assert arriving.frames() == []
 
 
+def test_the_guard_alone_has_no_connection_tracked(scene: Scene) -> None:
+    mesh = frozenset({ip_network("fd00:2::/48")})
+    tracked = "ip netns exec ann cat /proc/sys/net/netfilter/nf_conntrack_count"
+
+    scene.ann.kernel.apply(op.SetGuard(Guard("wire0", mesh, frozenset({14789}), frozenset(), 9)))
+
+    assert scene.c1.ping(scene.c3.address4.ip)
+    assert run(tracked).strip() == "0"
+
+
+def test_vxlan_is_not_taken_for_sealed_whatever_port_it_comes_from(scene: Scene) -> None:
+    mesh = frozenset({ip_network("10.213.0.0/16")})
+    guard = Guard("meshnet0", mesh, frozenset({14789}), frozenset(), 51820)
+
+    scene.ann.kernel.apply(op.SetGuard(guard))
+
+    assert in_namespace(scene.ann.path, lambda: sends(51820, 51820))
+    assert not in_namespace(scene.ann.path, lambda: sends(51820, 14789))
+    assert not in_namespace(scene.ann.path, lambda: sends(51821, 51820))
+
+
+def sends(source: int, port: int) -> bool:
+    """Say whether a datagram from port `source` to Ben's `port` is let out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", source))
+        try:
+            return sock.sendto(b"?", (str(BEN), port)) == 1
+        except PermissionError:
+            return False
+
+
+FORWARDING = Guard("wire0", frozenset({ip_network("fd00:2::/48")}), frozenset({14789}))
+
+
 def forwarding_host(scene: Scene) -> Wire:
     """Attach Ann to red, give her a LAN and let her forward; return her LAN."""
     port = replace(
@@ -222,9 +259,8 @@ def forwarding_host(scene: Scene) -> Wire:
         addresses=frozenset({ip_interface("10.214.0.50/16")}),
         sources=frozenset({IPv4Address("10.214.0.50")}),
     )
-    guard = Guard("wire0", frozenset({ip_network("fd00:2::/48")}), frozenset({14789}))
     scene.ann.kernel.apply(op.SetPort("ann-red", "p0a0000000505", port))
-    scene.ann.kernel.apply(op.SetGuard(guard))
+    scene.ann.kernel.apply(op.SetGuard(FORWARDING))
     run("ip netns exec ann sysctl -qw net.ipv4.ip_forward=1")
     run("ip -n ann link add lan0 type bridge")
     run("ip -n ann addr add 192.0.2.1/24 dev lan0")
@@ -249,7 +285,11 @@ def test_what_a_host_redirects_by_rules_of_its_own_is_forwarded(scene: Scene) ->
     chain = "{ type nat hook prerouting priority -100 ; }"
     run(f"ip netns exec ann nft add chain ip own pre {chain}")
     run("ip netns exec ann nft add rule ip own pre ip daddr 10.214.0.50 dnat to 192.0.2.77")
+    found = scene.ann.kernel.read().guard
+    scene.ann.kernel.apply(op.SetGuard(FORWARDING))
 
     scene.c1.ping("10.214.0.50", count=2)
 
+    assert found == FORGED, "a table made for a host without NAT is made anew"
+    assert scene.ann.kernel.read().guard == FORWARDING
     assert "arp" in {kind_of(frame) for frame in lan.frames()}
