@@ -19,6 +19,7 @@ from meshnet.model.facts import RECORDS, Fact, FactSet, Slot
 from meshnet.model.keys import IdentityKey, SigningKey
 from meshnet.model.pruning import cut
 from meshnet.model.records import Floor, Record
+from meshnet.model.statements import Issuer, Membership
 from meshnet.model.view import Refusal, View, Viewer
 from meshnet.wire.fact import SignedFact, open_fact, sign, sign_deletion
 
@@ -49,6 +50,7 @@ class Book:
     def load(self) -> None:
         """Read the journal and compact it."""
         self.facts.merge(self._journal.load())
+        self.forget_strangers()
         self.refresh(list(self.facts))
         self._journal.compact(self.facts)
 
@@ -132,12 +134,20 @@ class Book:
         return self.view
 
     def forget_strangers(self) -> None:
-        """Drop facts of those who are neither members nor issuers: nobody fills our memory."""
-        members = {m.identity for m in self.view.statements.memberships.values()}
+        """Drop facts of those who are neither members nor issuers: nobody fills our memory.
+
+        A membership that has ended counts, for it may be renewed, and our clock may be wrong.
+        """
         issuers = {
             IdentityKey.parse(fact.slot.key)
             for fact in self.facts.of(self._root)
-            if fact.slot.kind == "issuer"
+            if fact.slot.kind == Issuer.KIND
+        }
+        members = {
+            fact.body.identity
+            for issuer in issuers
+            for fact in self.facts.of(issuer)
+            if isinstance(fact.body, Membership)
         }
         for writer in self.facts.writers:
             if writer not in members | issuers | {self._root, self._key.public}:

@@ -133,6 +133,10 @@ class CoordinatorClient:
         """Hand over facts of this node; when it returns they are on the coordinator's disk."""
         return await self._post(api.PUBLISH, Published, api.PublishRequest(tuple(facts)))
 
+    async def leave(self) -> Granted:
+        """Take this node out of the mesh for good; Refused when it is none of it any more."""
+        return await self._any(lambda url: self._ask(url, "POST", api.LEAVE, Granted))
+
     async def create_network(
         self, name: str, prefixes: Sequence[Prefix] = (), *, flood: bool = False
     ) -> Granted:

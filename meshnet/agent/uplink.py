@@ -82,6 +82,8 @@ class Uplink:
     def _take(self, line: Line) -> None:
         if line.store:
             self.store = line.store
+        for writer in line.forgotten:
+            self._mirror.forget(writer)
         if line.snapshot:
             self._snapshot += line.facts
             if line.more:
@@ -89,6 +91,8 @@ class Uplink:
             self._take_snapshot()
         elif line.facts:
             self._mirror.merge(self._merge(line.facts))
+        if line.forgotten:
+            self._node.book.forget_strangers()
         if line.revision is not None:
             self.revision = line.revision
         if line.suspect:

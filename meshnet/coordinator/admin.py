@@ -114,7 +114,8 @@ class Admin:
 
     def _state(self, row: NodeRow, now: int) -> str:
         if row.revoked:
-            return "revoked"
+            revoked = self._core.world.statements(now).revoked
+            return "revoked" if row.identity in revoked else "left"
         if row.not_after <= now:
             return "expired"
         return "watching" if row.id in self._feed.nodes else "silent"

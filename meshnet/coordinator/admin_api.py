@@ -67,7 +67,8 @@ class TokenInfo(msgspec.Struct, frozen=True):
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
-    """A node as the coordinator knows it. `state` is watching, silent, expired or revoked."""
+    """A node as the coordinator knows it. `state` is watching, silent, expired, revoked
+    or left."""
 
     id: str
     name: str

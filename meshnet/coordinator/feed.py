@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from aiohttp import web
+from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
 
 from meshnet.coordinator.world import Change, World
@@ -80,15 +81,16 @@ class Feed:
         self._sent = world.revision
         self._dirty = asyncio.Event()
         self._closing = False
+        self._forgotten: list[IdentityKey] = []
         self._snapshot: tuple[int, list[bytes]] = (-1, [])
         self._suspicions: set[asyncio.Task[None]] = set()
 
     def changed(self, change: Change) -> None:
         """Note a commit; the lines follow soon."""
+        self._forgotten += change.forgotten
         self._dirty.set()
         revoked = {f.body.identity for f in change.facts if isinstance(f.body, Revocation)}
-        if revoked:
-            self._drop(revoked)
+        self._drop(revoked.union(change.forgotten))
 
     def _drop(self, identities: set[IdentityKey]) -> None:
         for stream in list(self._streams):
@@ -106,8 +108,9 @@ class Feed:
             await self._dirty.wait()
             self._dirty.clear()
             facts = self._world.since(self._sent)
+            forgotten, self._forgotten = tuple(self._forgotten), []
             self._sent = self._world.revision
-            self._broadcast(self._line(facts))
+            self._broadcast(replace(self._line(facts), forgotten=forgotten))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _beat(self) -> None:
@@ -143,8 +146,7 @@ class Feed:
             async with asyncio.timeout(CATCH_UP_SECONDS):
                 at = await self._first_lines(response, known)
                 while at < self._sent:
-                    at, facts = self._world.revision, self._world.since(at)
-                    await write_out(response, encoded(self._line(facts)))
+                    at = await self._first_lines(response, at)
         except TimeoutError:
             DROPPED.inc()
             log.warning("stream of node %s dropped: it does not read", member.name)

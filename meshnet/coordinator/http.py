@@ -70,6 +70,7 @@ class Service:
         app.router.add_post(api.RENEW, self.renew)
         app.router.add_post(api.LEASES, self.lease)
         app.router.add_post(api.PUBLISH, self.publish)
+        app.router.add_post(api.LEAVE, self.leave)
         app.router.add_post(api.NETWORKS, self.create_network)
         app.router.add_delete(api.NETWORKS + "/{name}", self.remove_network)
         app.router.add_get(api.WATCH, self.watch, allow_head=False)
@@ -90,6 +91,9 @@ class Service:
     async def renew(self, request: web.Request) -> web.Response:
         member = await self._member(request, late=True)
         return answer(await self._members.renew(member, await read(request, api.RenewRequest)))
+
+    async def leave(self, request: web.Request) -> web.Response:
+        return answer(await self._members.leave(await self._member(request, late=True)))
 
     async def lease(self, request: web.Request) -> web.Response:
         member = await self._member(request)

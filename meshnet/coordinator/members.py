@@ -1,9 +1,13 @@
-"""Shell. Members: join, renew, revoke.
+"""Shell. Members: join, renew, leave, revoke.
 
 A join is decided in this order, so that what fails early costs nothing: the source has guesses
 left; the challenge is ours and fresh; both proofs hold; then, in the transaction, the secret is
 known, the name is free, a use of the token is taken. A node that asks again with the same token,
 because the answer was lost, is answered again and takes no second use.
+
+A node that leaves for good has its membership and leases taken back by its own word, and all it
+said is forgotten. Its name is free at once. Its addresses are given to nobody before the grace of
+leases is over: somebody may not have heard of it yet, or hold an answer of the DNS.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from meshnet.model.addresses import node_address6
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey, PublicKey
 from meshnet.model.names import check_name
-from meshnet.model.statements import Membership, Revocation
+from meshnet.model.statements import Lease, Membership, Revocation
 from meshnet.wire import auth
 from meshnet.wire.api import Granted, Joined, JoinRequest, RenewRequest
 from meshnet.wire.fact import seal
@@ -96,7 +100,7 @@ class Members:
         token = rules.check_secret(await batch.tx.token(token_id), request.secret)
         row = await batch.tx.node(request.identity.node_id)
         if (row and row.revoked) or self._is_revoked(request.identity, batch.now):
-            raise Refused("this identity was revoked", NO_KEY)
+            raise Refused("this identity was revoked or has left the mesh", NO_KEY)
         self._check_key(request.wireguard, request.identity, batch.now)
         if row is not None and row.name != request.name:
             raise Conflict(f"this identity is node {row.name} already", "Join by that name.")
@@ -202,7 +206,27 @@ class Members:
             leases = await self._networks.keep_leases(batch, member.node, request.leases)
         return granted(batch, [self._certify(batch, row, keys, member.tags), *leases])
 
-    # Revoke, and those who are gone
+    # Leave, revoke, and those who are gone
+
+    async def leave(self, member: Membership) -> Granted:
+        """Let a node go, at its own wish."""
+        granted = await self._core.committer.do(lambda batch: self._leave(batch, member))
+        log.info("node %s (%s) has left", member.name, member.node)
+        return granted
+
+    async def _leave(self, batch: Batch, member: Membership) -> Granted:
+        row = await batch.tx.node(member.node)
+        if row is None or row.revoked:
+            raise Refused(f"node {member.name} is no member any more")
+        leases = [replace(x, not_after=batch.now) for x in await batch.tx.leases_of(row.id)]
+        async with batch.tx.savepoint():
+            await batch.tx.put_node(replace(row, revoked=True, not_after=batch.now))
+            await batch.tx.release_name(row.name, "node")
+            await batch.tx.put_leases(leases)
+        facts = [batch.unstate(Membership.KIND, row.id)]
+        facts += [batch.unstate(Lease.KIND, f"{x.network} {x.prefix}") for x in leases]
+        batch.forgotten.append(row.identity)
+        return granted(batch, facts)
 
     async def revoke(self, name: str) -> Granted:
         """Take a node's membership away for good. Its name is free at once."""
@@ -223,18 +247,31 @@ class Members:
         return await self._core.committer.do(self._forget_gone)
 
     async def _forget_gone(self, batch: Batch) -> int:
-        ended = batch.now - self._core.terms.gone_grace
-        gone = [row for row in await batch.tx.nodes() if row.not_after < ended]
+        gone = [row for row in await batch.tx.nodes() if self._is_gone(row, batch.now)]
         async with batch.tx.savepoint():
             for row in gone:
-                await batch.tx.release_name(row.name, "node")
+                if not row.revoked:
+                    await batch.tx.release_name(row.name, "node")
                 await batch.tx.drop_node(row.id)
                 await batch.tx.drop_leases(await batch.tx.leases_of(row.id))
         for row in gone:
-            batch.unstate(Membership.KIND, row.id)
+            _unstate(batch, Membership.KIND, row.id)
+            _unstate(batch, Revocation.KIND, str(row.identity))
             batch.forgotten.append(row.identity)
             log.info("node %s (%s) is gone for long and forgotten", row.name, row.id)
         return len(gone)
+
+    def _is_gone(self, row: NodeRow, now: int) -> bool:
+        """One that cannot come back is kept for as long as its certificate could be shown."""
+        terms = self._core.terms
+        return row.not_after + (terms.lease_grace if row.revoked else terms.gone_grace) < now
+
+
+def _unstate(batch: Batch, kind: str, key: str) -> None:
+    """Take a statement back, unless that was done already."""
+    known = batch.statement(kind, key)
+    if known is not None and not known.deleted:
+        batch.unstate(kind, key)
 
 
 def _says(fact: Fact, not_after: int, keys: tuple[PublicKey, ...]) -> bool:

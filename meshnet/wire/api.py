@@ -26,15 +26,18 @@ time, nonce and the pin, so that it is good once, for this coordinator, for a mi
                                                  ←   Granted: the network
     DELETE /v1/networks/NAME                     →
                                                  ←   Granted: the deletion
+    POST /v1/leave                               →   for good: see `coordinator.members`
+                                                 ←   Granted: the deletions
     GET /v1/watch?revision=N&store=ID            →
                                                  ←   a stream of lines (`Line`), one JSON object
                                                      each, without end
 
 The first line of a watch says which store it speaks of and brings the node from revision N to the
 present; when N is unknown there (another store, a gap) it is the first of a snapshot. After it come
-deltas as they happen, a beat when nothing does, and hints that a node may be gone. `digest` is that
-of the coordinator's whole set of facts after the line; a node that computes another one asks again
-without a revision and so gets a snapshot.
+deltas as they happen, a beat when nothing does, and hints that a node may be gone. `forgotten` are
+nodes gone for good: all their records have left the coordinator's set before the facts of the line
+came in. `digest` is that of the whole set after the line; a node that computes another one asks
+again without a revision and so gets a snapshot.
 
 An error is an HTTP status and a body {"code", "message", "hint", "time"}; `ERRORS` maps codes both
 ways. Two codes are answered by trying once more: after `clock` the node signs by the coordinator's
@@ -72,6 +75,7 @@ JOIN = "/v1/join"
 RENEW = "/v1/renew"
 LEASES = "/v1/leases"
 PUBLISH = "/v1/publish"
+LEAVE = "/v1/leave"
 NETWORKS = "/v1/networks"
 WATCH = "/v1/watch"
 HEALTH = "/healthz"
@@ -201,6 +205,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     facts: tuple[SignedFact, ...] = ()
     suspect: str = ""
     beat: int = 0
+    forgotten: tuple[IdentityKey, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):

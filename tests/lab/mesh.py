@@ -218,6 +218,11 @@ class Mesh:
         node.start()
         return node
 
+    def leave(self, node: Node) -> None:
+        """Have a node leave for good."""
+        self.nodes.pop(node.name, None)
+        node.meshnet("down", "--purge", "--yes")
+
     def revoke(self, node: Node) -> None:
         """Take a node's membership away, as an administrator."""
         self.nodes.pop(node.name, None)

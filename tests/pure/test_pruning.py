@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshnet.agent.book import Book
+from meshnet.agent.storage import Journal
 from meshnet.model.facts import Fact, FactSet
 from meshnet.model.keys import SigningKey
 from meshnet.model.pruning import SPARE, cut
 from meshnet.model.records import Floor
-from meshnet.wire.fact import sign, sign_deletion
+from meshnet.wire.fact import seal, sign, sign_deletion
 from tests.pure import facts as f
 
 NODE = f.NODES[0]
@@ -147,3 +151,26 @@ def test_a_floor_never_falls() -> None:
 def test_a_floor_is_its_writers_own() -> None:
     said = sign(f.NODES[1], f.attachment(1), 3)
     assert said in list(FactSet([said, sign(NODE, Floor(50), 60)]))
+
+
+def test_a_node_prunes_what_it_took_back_and_its_journal_brings_back_the_same(
+    tmp_path: Path,
+) -> None:
+    clock = itertools.count(1000)
+
+    def book(name: str, key: SigningKey) -> Book:
+        return Book(f.ROOT.public, key, Journal(tmp_path / name), lambda: float(next(clock)))
+
+    mine, other = book("mine", NODE), book("other", f.NODES[1])
+    for one in (mine, other):
+        one.take([seal(fact) for fact in f.base()], "a test")
+    for number in range(3 * SPARE):
+        attached = f.attachment(0, f"c{number}")
+        said = mine.say([f.node_record(100), f.attachment(0, "long"), attached])
+        other.take([seal(fact) for fact in said], "a test")
+        assert other.facts == mine.facts
+    assert len(mine.own) <= 2 * (SPARE + 5)
+    assert {"node", "default long"} <= {fact.slot.key for fact in mine.own if not fact.deleted}
+    again = book("mine", NODE)
+    again.load()
+    assert again.facts == mine.facts

@@ -211,6 +211,8 @@ class Follower:
         self.lines.append(line)
         self.store = line.store or self.store
         facts = [open_fact(fact) for fact in line.facts]
+        for writer in line.forgotten:
+            self.mirror.forget(writer)
         if line.snapshot:
             self._snapshot += facts
             if line.more:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshnet.errors import Conflict, Unavailable
 from tests.lab import Host, wait_until
-from tests.lab.mesh import PROGRAM, Mesh
+from tests.lab.mesh import PROGRAM, Mesh, meshnet
 from tests.scenes.mesh_scenes import attached, dump, mesh_of
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -63,8 +64,7 @@ def test_down_purge_leaves_nothing_and_foreign_things_stay(mesh: Mesh, agent: st
         assert during != before
         if agent != "with its agent":
             node.kill()
-        node.meshnet("down", "--purge", "--yes")
-        mesh.revoke(node)
+        mesh.leave(node)
         after = settled(host)
         assert [name for name in before if before[name] != after[name]] == [], after
         assert "c1" in host.containers
@@ -79,18 +79,43 @@ def _guest(mesh: Mesh, name: str) -> Host:
     return mesh.lab.host(name, "cloud-b")
 
 
-def test_a_machine_that_left_can_join_again(mesh: Mesh) -> None:
-    host = _guest(mesh, "again")
+def test_a_machine_that_left_joins_again_by_the_same_name(mesh: Mesh) -> None:
+    host, witness = _guest(mesh, "again"), mesh.nodes["n1"]
     first = mesh.join(host)
-    identity = first.status().node
-    first.meshnet("down", "--purge", "--yes")
+    mesh.wait_until_whole()
+    identity, address = first.status().node, first.address4
+    with attached(first, "c1", "--service", "shop", "--port", "80/tcp") as box:
+        wait_until(lambda: witness.dig("shop.mesh") == [box.address4], 10, "n1 knows the shop")
+        mesh.leave(first)
+        wait_until(lambda: witness.status().counts.nodes == 1, 5, "n1 knows that it is alone")
+        assert witness.peers() == []
+        assert witness.dig("shop.mesh") == []
+        host.remove(box.container)
     assert not host.works(PROGRAM, "status")
-    mesh.revoke(first)
     again = mesh.join(host)
     mesh.wait_until_whole()
     assert again.status().node != identity
-    again.meshnet("down", "--purge", "--yes")
-    mesh.revoke(again)
+    assert again.address4 != address
+    mesh.leave(again)
+
+
+def test_a_purge_that_no_coordinator_hears_purges_and_says_what_is_left_to_do(mesh: Mesh) -> None:
+    host = _guest(mesh, "unheard")
+    before = settled(host)
+    mesh.join(host)
+    mesh.nodes.pop(host.name)
+    mesh.coordinator.kill()
+    result = host.run(PROGRAM, "down", "--purge", "--yes", check=False)
+    assert result.returncode == Unavailable.exit_code
+    assert "unheard could not tell that it leaves" in result.stderr
+    assert "meshnet node revoke unheard" in result.stderr
+    assert settled(host) == before
+    mesh.coordinator.start()
+    joining = ("join", "-", "--name", host.name)
+    refused = host.run(PROGRAM, *joining, input=mesh.coordinator.token(), check=False)
+    assert refused.returncode == Conflict.exit_code
+    meshnet(mesh.coordinator.host, "node", "revoke", host.name, "--yes")
+    mesh.leave(mesh.join(host))
 
 
 def test_down_without_purge_keeps_the_membership(mesh: Mesh) -> None:

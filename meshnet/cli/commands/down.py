@@ -10,7 +10,7 @@ import click
 from meshnet.cli.local import Agent
 from meshnet.cli.output import step
 from meshnet.cli.settings import Settings
-from meshnet.errors import Unavailable
+from meshnet.errors import MeshnetError, Unavailable
 from meshnet.wire.local import Done, DownRequest
 
 PATIENCE = 30.0
@@ -24,8 +24,10 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
     """Stop the agent and take all that is meshnet's out of this machine's kernel.
 
     Tunnels, networks, routes and filters go, and only those that carry our mark. The membership
-    stays, so `meshnet agent` brings everything back. With --purge nothing is left of it; the
-    machine then needs a new token to join again.
+    stays, so `meshnet agent` brings everything back. With --purge the node leaves the mesh for
+    good: a coordinator is told, which frees its name at once, and nothing is left on this machine.
+    It then needs a new token to join again. Where no coordinator can be reached, all is purged the
+    same, and the command fails at its end to say what is left to do.
 
     \b
       meshnet down
@@ -34,12 +36,27 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
     if purge and not yes:
         question = f"Forget the membership and the keys in {settings.state_dir}?"
         click.confirm(question, abort=True, err=True)
+    fault = _leave(settings) if purge else None
     _stop_unit(settings, purge)
     _ask_agent(settings, purge)
     from meshnet.agent.down import down as take_away
 
     for line in take_away(settings.state_dir, settings.run_dir, purge=purge):
         step(line)
+    if fault is not None:
+        raise fault
+
+
+def _leave(settings: Settings) -> MeshnetError | None:
+    """Tell a coordinator that we go; return what kept us from it."""
+    from meshnet.agent.down import leave
+
+    step("telling a coordinator that this node leaves")
+    try:
+        step(leave(settings.state_dir))
+    except MeshnetError as error:
+        return error
+    return None
 
 
 def _stop_unit(settings: Settings, purge: bool) -> None:
