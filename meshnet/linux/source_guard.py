@@ -19,7 +19,7 @@ a run of nft for every port that is made or removed, and the lookup for every fr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -134,6 +134,15 @@ class SourceGuard:
         lines += self._lines("add", after - seen.elements)
         if lines:
             self._table.run(lines)
+            self._remember(seen, (seen.elements - before) | after)
+
+    def _remember(self, seen: _Seen, elements: Elements) -> None:
+        """Spare the next look when the ruleset's last change was ours and no other came between."""
+        generation = self._table.generation()
+        if seen.generation is not None and generation == seen.generation + 1:
+            self._seen = replace(
+                seen, generation=generation, elements=elements, grants=_grants(elements)
+            )
 
     def _lines(self, verb: str, elements: Elements) -> str:
         place = self._table.place
