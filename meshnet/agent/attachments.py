@@ -30,7 +30,7 @@ NS_GET_NSTYPE, CLONE_NEWNET = 0xB703, 0x40000000
 """ioctl_ns(2): the kind of a namespace."""
 
 _address = lru_cache(maxsize=1 << 16)(ip_address)
-"""The addresses of all attachments are read for every pass."""
+"""The addresses of all attachments are read in every pass."""
 
 
 def boot_id() -> str:
@@ -43,7 +43,7 @@ def namespace_inode(path: str) -> int:
 
     NotFound when it leads nowhere, BadInput when to something else or to the host's own namespace.
     """
-    own = Path("/proc/self/ns/net").stat()
+    own = _own_namespace()
     try:
         found = Path(path).stat()
     except OSError as error:
@@ -59,6 +59,11 @@ def namespace_inode(path: str) -> int:
             "Attach the host itself with meshnet attach --host.",
         )
     return found.st_ino
+
+
+@lru_cache(maxsize=1)
+def _own_namespace() -> os.stat_result:
+    return Path("/proc/self/ns/net").stat()
 
 
 def _is_network(path: str) -> bool:
@@ -234,13 +239,13 @@ def without_instance(item: LocalAttachment, service: str) -> LocalAttachment:
 
 
 def _attachment(item: LocalAttachment) -> Attachment:
-    return Attachment(
-        network=item.network,
-        name=item.name,
-        addresses=tuple(_address(address) for address in item.addresses),
-        mac=item.mac,
-        host=item.host,
-    )
+    return _made(item.network, item.name, item.addresses, item.mac, item.host)
+
+
+@lru_cache(maxsize=1 << 14)
+def _made(network: str, name: str, texts: tuple[str, ...], mac: str, host: bool) -> Attachment:
+    """Return an attachment: all of them are asked for in every pass."""
+    return Attachment(network, name, tuple(map(_address, texts)), mac, host=host)
 
 
 def _instance(item: LocalAttachment, instance: LocalInstance) -> Instance:

@@ -85,7 +85,7 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         return Host()
     prefixes: frozenset[Prefix] = frozenset({mesh.prefix4, mesh.prefix6})
     addresses: frozenset[Interface] = frozenset(
-        ip_interface(address)
+        _interface(address, address.max_prefixlen)
         for address in (me.membership.address4, me.membership.address6, RESOLVER)
     )
     tunnel = Tunnel(
@@ -172,8 +172,8 @@ def _segment(
 
 def _gateways(network: Network) -> frozenset[Interface]:
     """Return where a network's containers ask for names: at its gateways and at our resolver."""
-    gateways = {f"{gateway(prefix)}/{prefix.prefixlen}" for prefix in network.prefixes}
-    return frozenset(map(ip_interface, gateways | {str(RESOLVER)}))
+    gateways = {_interface(gateway(prefix), prefix.prefixlen) for prefix in network.prefixes}
+    return frozenset(gateways | {_interface(RESOLVER, RESOLVER.max_prefixlen)})
 
 
 def _port(port: LocalPort, network: Network, mtu: int) -> Port:
