@@ -27,7 +27,7 @@ from meshnet.agent.attachments import namespace_inode
 from meshnet.containers import labels
 from meshnet.containers.engine import Engine, Listed, Lost, News
 from meshnet.containers.engine_protocol import Action, Container, Details, Event, Port
-from meshnet.containers.labels import Wish
+from meshnet.containers.labels import Placed, Wish
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.model.attached import LocalAttachment
 from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
@@ -97,11 +97,7 @@ class Discovery:
                 log.info("engine on %s: labels of its containers are followed", self.name)
             self._lost = False
             self._compare(news.containers)
-        elif (
-            labels.is_asking(news.labels)
-            or self._is_plugged(news)
-            or news.container in self._ours()
-        ):
+        elif labels.is_asking(news.labels) or self._is_plugged(news):
             self._look_at(news.container)
 
     def _is_plugged(self, event: Event) -> bool:
@@ -114,35 +110,24 @@ class Discovery:
             self._plugged.discard(event.container)
         return event.container in self._plugged
 
-    def _ours(self) -> dict[str, LocalAttachment]:
-        """Return what is attached for containers of this engine."""
-        named = ((labels.container_of(self.name, i.owner), i) for i in self._desk.attached())
-        return {container: item for container, item in named if container}
-
     def _compare(self, containers: tuple[Container, ...]) -> None:
-        ours = self._ours()
+        placed = Placed(self._desk.attached())
+        ours = placed.by_labels(self.name)
         there = {each.id: each for each in containers if labels.is_concerned(each)}
         for gone in ours.keys() - there.keys():
             self._look_at(gone)
         for container in containers:
-            for plugged, _ in labels.plugged(self._desk.attached(), container):
+            for plugged, _ in placed.by_driver(container):
                 self._plugged.add(container.id)
-                if not self._looks_right(plugged, container):
+                if not _looks_right(placed, plugged, container):
                     self._look_at(container.id)
         for container in there.values():
             if container.id in self._plugged and not labels.names_network(container):
                 continue
             item = ours.get(container.id)
-            if item is None or not self._looks_right(item, container):
+            if item is None or not _looks_right(placed, item, container):
                 self._look_at(container.id)
         self._faults = {key: text for key, text in self._faults.items() if key in there}
-
-    def _looks_right(self, item: LocalAttachment, container: Container) -> bool:
-        """Say whether a list gives no reason to look at a container."""
-        healthy = labels.is_healthy(container)
-        if any(instance.healthy != healthy for instance in item.instances):
-            return False
-        return labels.is_named_for(item, labels.basis_of(container), self._desk.attached())
 
     def _look_at(self, container: str) -> None:
         if container not in self._queued:
@@ -181,32 +166,38 @@ class Discovery:
 
     async def _look(self, container: str) -> None:
         """Bring what is attached to what the engine says of a container."""
-        item = self._ours().get(container)
-        try:
-            details = await self._engine.inspect(container)
-            inode = self._inode_of(f"/proc/{details.pid}/ns/net") if details.pid else 0
-        except NotFound:
-            details, inode = None, 0
-        if details is None or not inode:
+        details, inode = await self._inspect(container)
+        placed = Placed(self._desk.attached())
+        item = placed.by_labels(self.name).get(container)
+        if details is None:
             await self._drop(item)
             return
-        plugged = labels.plugged(self._desk.attached(), details)
-        for each, port in plugged:
-            self._describe(each, details, port)
-        placed = bool(plugged) and not labels.names_network(details)
-        if placed or not labels.is_concerned(details):
+        driven = placed.by_driver(details)
+        for each, port in driven:
+            self._describe(placed, each, details, port)
+        if not labels.is_concerned(details):
             await self._drop(item)
             return
         wish = labels.wish_of(details)
-        other = labels.placed_by_others(self._desk.attached(), details, wish.network, inode)
-        if other is not None:
+        plugged = [each for each in placed.by_plugin(inode) if wish.is_met_by(each)]
+        for each in plugged:
+            self._serve(each, wish)
+        if plugged or any(wish.is_met_by(each) for each, _ in driven):
             await self._drop(item)
-            self._serve(other, wish)
         elif item is None or item.inode != inode or item.network != wish.network:
             await self._drop(item)
             await self._attach(details, wish)
         else:
-            self._amend(item, wish)
+            self._amend(placed, item, wish)
+
+    async def _inspect(self, container: str) -> tuple[Details | None, int]:
+        """Return a container that lives and the inode of its namespace; None and 0 otherwise."""
+        try:
+            details = await self._engine.inspect(container)
+            inode = self._inode_of(f"/proc/{details.pid}/ns/net") if details.pid else 0
+        except NotFound:
+            return None, 0
+        return (details, inode) if inode else (None, 0)
 
     async def _drop(self, item: LocalAttachment | None) -> None:
         if item is None:
@@ -223,15 +214,17 @@ class Discovery:
         addresses = ", ".join(given.addresses)
         log.info("container %s is on network %s: %s", given.name, given.network, addresses)
 
-    def _amend(self, item: LocalAttachment, wish: Wish) -> None:
+    def _amend(self, placed: Placed, item: LocalAttachment, wish: Wish) -> None:
         item = self._desk.set_health(item, healthy=wish.healthy)
-        if not labels.is_named_for(item, wish.basis, self._desk.attached()):
+        if not placed.is_named_for(item, wish.basis):
             self._desk.rename(item, wish.basis)
 
-    def _describe(self, item: LocalAttachment, details: Details, port: Port) -> None:
+    def _describe(
+        self, placed: Placed, item: LocalAttachment, details: Details, port: Port
+    ) -> None:
         """Give what our Docker driver attached the names and the health that it was not told."""
         wish = labels.with_aliases(labels.wish_of(details), details, port)
-        if not labels.is_named_for(item, wish.basis, self._desk.attached()):
+        if not placed.is_named_for(item, wish.basis):
             item = self._desk.rename(item, wish.basis)
         try:
             self._serve(item, wish)
@@ -252,6 +245,14 @@ class Discovery:
                     )
                 )
         self._desk.set_health(item, healthy=wish.healthy)
+
+
+def _looks_right(placed: Placed, item: LocalAttachment, container: Container) -> bool:
+    """Say whether a list gives no reason to look at a container."""
+    healthy = labels.is_healthy(container)
+    if any(instance.healthy != healthy for instance in item.instances):
+        return False
+    return placed.is_named_for(item, labels.basis_of(container))
 
 
 async def follow(path: Path, desk: Desk) -> None:

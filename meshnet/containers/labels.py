@@ -5,7 +5,7 @@
     mesh.network=appnet       on this network; `default` when there is no such label
 
 A container with `mesh.service` or `mesh.network` is attached; one without either is none of our
-business, and one that our Docker driver has attached needs `mesh.network` to be attached once more.
+business, and one that our driver or plugin has attached needs `mesh.network` for another network.
 One that shares the host's network is not: the host has its own place on the mesh. The name it was
 given becomes the attachment's, compose's service one more service.
 
@@ -23,7 +23,6 @@ from meshnet.containers.engine_protocol import (
     PORT_LABEL,
     SERVICE_LABEL,
     Container,
-    Details,
     Health,
     Port,
 )
@@ -38,13 +37,21 @@ SHORT_ID = 12
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a container asks for. `basis` is what the attachment's name is made from."""
+    """What a container asks for. `basis` is what the attachment's name is made from.
+
+    Unless it is `particular` about its network, one that an engine has put it on will do.
+    """
 
     network: str
+    particular: bool
     services: tuple[str, ...]
     ports: tuple[PortSpec, ...]
     basis: str
     healthy: bool
+
+    def is_met_by(self, item: LocalAttachment) -> bool:
+        """Say whether an attachment that is there already is what is asked for."""
+        return item.network == self.network or not self.particular
 
 
 def is_asking(labels: Mapping[str, str]) -> bool:
@@ -71,7 +78,8 @@ def wish_of(container: Container) -> Wish:
         check_name(told, "service")
     compose = label_from(labels.get(COMPOSE_LABEL, ""))
     return Wish(
-        network=check_name(network, "network") if network != DEFAULT_NETWORK else network,
+        network=check_name(network, "network"),
+        particular=names_network(container),
         services=tuple(dict.fromkeys(name for name in (told, compose) if name)),
         ports=_ports(labels),
         basis=basis_of(container),
@@ -119,21 +127,41 @@ def container_of(engine: str, owner: str) -> str:
     return container if head == f"engine:{engine}" else ""
 
 
-def is_named_for(item: LocalAttachment, basis: str, items: Iterable[LocalAttachment]) -> bool:
-    """Say whether an attachment's name is `basis`, or with a number as another one has that."""
-    name = basis[:50]
-    if item.name == name:
-        return True
-    taken = any(other.name == name and other.network == item.network for other in items)
-    return taken and bool(re.fullmatch(re.escape(name) + r"-[0-9]+", item.name))
+class Placed:
+    """What is attached on this node, as one asks for it here."""
 
+    def __init__(self, items: Iterable[LocalAttachment]) -> None:
+        self._by_owner: dict[str, LocalAttachment] = {}
+        self._by_inode: dict[int, list[LocalAttachment]] = {}
+        self._names: set[tuple[str, str]] = set()
+        for item in items:
+            self._names.add((item.network, item.name))
+            if item.owner:
+                self._by_owner[item.owner] = item
+                self._by_inode.setdefault(item.inode, []).append(item)
 
-def plugged(
-    items: Iterable[LocalAttachment], container: Container
-) -> list[tuple[LocalAttachment, Port]]:
-    """Return what our Docker driver has attached of a container, each with its port."""
-    ports = {f"docker/{port.network_id}/{port.endpoint_id}": port for port in container.ports}
-    return [(item, ports[item.owner]) for item in items if item.owner in ports]
+    def by_labels(self, engine: str) -> dict[str, LocalAttachment]:
+        """Return what is attached for containers of an engine by their labels, by container."""
+        named = ((container_of(engine, owner), item) for owner, item in self._by_owner.items())
+        return {container: item for container, item in named if container}
+
+    def by_driver(self, container: Container) -> list[tuple[LocalAttachment, Port]]:
+        """Return what our Docker driver has attached of a container, each with its port."""
+        ports = {f"docker/{port.network_id}/{port.endpoint_id}": port for port in container.ports}
+        return [(self._by_owner[key], port) for key, port in ports.items() if key in self._by_owner]
+
+    def by_plugin(self, inode: int) -> list[LocalAttachment]:
+        """Return what a plugin has attached in a namespace."""
+        items = self._by_inode.get(inode, [])
+        return [item for item in items if not item.owner.startswith("engine:")]
+
+    def is_named_for(self, item: LocalAttachment, basis: str) -> bool:
+        """Say whether an attachment's name is `basis`, or with a number as another one has that."""
+        name = basis[:50]
+        if item.name == name:
+            return True
+        numbered = re.fullmatch(re.escape(name) + r"-[0-9]+", item.name)
+        return bool(numbered) and (item.network, name) in self._names
 
 
 def with_aliases(wish: Wish, container: Container, port: Port) -> Wish:
@@ -145,18 +173,3 @@ def with_aliases(wish: Wish, container: Container, port: Port) -> Wish:
     aliases = (name for name in names if name and not container.id.startswith(name))
     services = dict.fromkeys((*wish.services, *aliases))
     return replace(wish, services=tuple(name for name in services if name != wish.basis))
-
-
-def placed_by_others(
-    items: Iterable[LocalAttachment], container: Details, network: str, inode: int
-) -> LocalAttachment | None:
-    """Return what a driver or plugin has attached of a container on a network; None for nothing.
-
-    An interface handed over to Docker is known by its endpoint, any other by its namespace.
-    """
-    endpoints = {f"docker/{port.network_id}/{port.endpoint_id}" for port in container.ports}
-    for item in items:
-        theirs = item.network == network and not item.owner.startswith("engine:")
-        if theirs and (item.owner in endpoints or item.inode == inode):
-            return item
-    return None

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from meshnet.containers.engine_protocol import Details, Health, Port
 from meshnet.containers.labels import (
+    Placed,
     attach_request,
     container_of,
     is_concerned,
     is_healthy,
-    is_named_for,
     owner_of,
-    placed_by_others,
     wish_of,
 )
 from meshnet.errors import BadInput
@@ -99,19 +98,22 @@ def test_an_owner_tells_the_container_to_its_own_engine_only() -> None:
 
 def test_a_number_is_part_of_a_name_only_while_another_has_the_name() -> None:
     one, two = item("web"), item("web-2")
-    assert is_named_for(one, "web", [one])
-    assert is_named_for(two, "web", [one, two])
-    assert not is_named_for(two, "web", [two])
-    assert not is_named_for(two, "web", [item("web", "other"), two])
-    assert not is_named_for(one, "web-2", [one])
+    assert Placed([one]).is_named_for(one, "web")
+    assert Placed([one, two]).is_named_for(two, "web")
+    assert not Placed([two]).is_named_for(two, "web")
+    assert not Placed([item("web", "other"), two]).is_named_for(two, "web")
+    assert not Placed([one]).is_named_for(one, "web-2")
 
 
 def test_what_a_driver_or_a_plugin_has_attached_is_found() -> None:
-    by_docker = item("a", owner="docker/net/end")
-    by_plugin = item("b", owner="cni/meshed/x/eth0", inode=77)
-    by_us = item("c", owner="engine:/run/docker.sock/" + ID, inode=77)
-    found = container({}, ports=(Port("n1", "net", "end"),))
-    assert placed_by_others([by_us, by_docker], found, "default", 77) is by_docker
-    assert placed_by_others([by_us, by_plugin], found, "default", 77) is by_plugin
-    assert placed_by_others([by_us, by_plugin], found, "appnet", 77) is None
-    assert placed_by_others([by_us, by_plugin], found, "default", 78) is None
+    driver = item("a", owner="docker/net/end")
+    plugin = item("b", owner="cni/meshed/x/eth0", inode=77)
+    labels = item("c", owner=owner_of("/run/docker.sock", ID), inode=77)
+    port = Port("n1", "net", "end")
+    placed = Placed([driver, plugin, labels, item("d")])
+    assert placed.by_driver(container({}, ports=(port,))) == [(driver, port)]
+    assert placed.by_driver(container({}, ports=(Port("n1", "net", "other"),))) == []
+    assert placed.by_plugin(77) == [plugin]
+    assert placed.by_plugin(78) == []
+    assert placed.by_labels("/run/docker.sock") == {ID: labels}
+    assert placed.by_labels("/run/other.sock") == {}
