@@ -29,6 +29,7 @@ from meshnet.wire.local import Done, ServiceRequest
 from tests.lab.guest import has_wireguard
 from tests.lab.mesh import PROGRAM, Mesh, Node, addresses
 from tests.lab.topology import Lab
+from tests.lab.waiting import wait_until
 
 LIMIT = 20.0
 
@@ -79,6 +80,9 @@ def join(mesh: Mesh, lab: Lab, number: int, target: str) -> float:
     start = time.monotonic()
     host.run(PROGRAM, "join", "-", "--name", host.name, input=f"{token}\n")
     agent = host.start("agent", PROGRAM, "agent")
+    # A person attaches when the agent is there; trying all the time would keep it from its work.
+    socket_file = host.file("/run/meshnet/agent.sock")
+    wait_until(socket_file.exists, LIMIT, "the agent is there", pause=0.005)
     while not host.works(PROGRAM, "attach", "--pid", str(box.inner_pid), "--name", "box"):
         assert agent.running, agent.tail()
         assert time.monotonic() - start < LIMIT, agent.tail()
