@@ -218,11 +218,19 @@ def main() -> None:
         agent = host.start("agent", PROGRAM, "agent")
         wanted = options.peers * options.attachments
         wait_until(
-            lambda: entries(host) >= wanted, 120, lambda: f"{wanted} entries\n{agent.tail()}"
+            lambda: entries(host) >= wanted and served(host),
+            120,
+            lambda: f"{wanted} entries and names\n{agent.tail()}",
         )
         booted = time.monotonic() - start
         measure(host, agent.process.pid, facts, options.changes, options.peers)
         print(f"boot to all entries: {booted:.1f} s ({len(facts.facts)} facts)")
+
+
+def served(host: Host) -> bool:
+    """Tell whether the DNS process runs, which the agent starts after the first full pass."""
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in host.processes()]
+    return any(b"meshnet.dns" in line.read_bytes() for line in lines if line.exists())
 
 
 def measure(host: Host, launcher: int, facts: Facts, changes: int, peers: int) -> None:
