@@ -179,7 +179,7 @@ class Discovery:
             await self._drop(item)
             return
         wish = labels.wish_of(details)
-        plugged = [each for each in placed.by_plugin(inode) if wish.is_met_by(each)]
+        plugged = [each for each in placed.by_others(inode) if wish.is_met_by(each)]
         for each in plugged:
             self._serve(each, wish)
         if plugged or any(wish.is_met_by(each) for each, _ in driven):

@@ -136,9 +136,8 @@ class Placed:
         self._names: set[tuple[str, str]] = set()
         for item in items:
             self._names.add((item.network, item.name))
-            if item.owner:
-                self._by_owner[item.owner] = item
-                self._by_inode.setdefault(item.inode, []).append(item)
+            self._by_owner[item.owner] = item
+            self._by_inode.setdefault(item.inode, []).append(item)
 
     def by_labels(self, engine: str) -> dict[str, LocalAttachment]:
         """Return what is attached for containers of an engine by their labels, by container."""
@@ -150,8 +149,8 @@ class Placed:
         ports = {f"docker/{port.network_id}/{port.endpoint_id}": port for port in container.ports}
         return [(self._by_owner[key], port) for key, port in ports.items() if key in self._by_owner]
 
-    def by_plugin(self, inode: int) -> list[LocalAttachment]:
-        """Return what a plugin has attached in a namespace."""
+    def by_others(self, inode: int) -> list[LocalAttachment]:
+        """Return what a plugin, or somebody by hand, has attached in a namespace."""
         items = self._by_inode.get(inode, [])
         return [item for item in items if not item.owner.startswith("engine:")]
 

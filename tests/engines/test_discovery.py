@@ -231,3 +231,18 @@ def test_containers_started_at_once_are_all_found(mesh: Mesh, docker: Dockerd) -
     wait_until(lambda: len(node.dig("many.mesh")) == 12, 10, lambda: str(found(node)))
     remove(docker, *(f"many-{number + 1}" for number in range(12)))
     wait_until(lambda: node.dig("many.mesh") == [], 3, lambda: str(found(node)))
+
+
+def test_podman_joins_a_namespace_that_is_attached_already(mesh: Mesh, podman: Podman) -> None:
+    node = mesh.nodes["n2"]
+    node.host.shell("ip netns add box; ip -n box link set lo up")
+    node.meshnet("attach", "--netns", "box", "--name", "box", "--port", "80", "--service", "boxed")
+    names = ("--dns", node.gateways()[0], "--dns-search", "mesh")
+    podman.run("joins", "ns:/run/netns/box", "/bin/sh", "-c", SERVE, "it", options=(*names, *WEB))
+    page = podman("exec", "joins", "/bin/wget", "-qO-", "http://boxed/")
+    assert page == "this is it\n"
+    wait_until(lambda: everywhere(list(mesh), "web.mesh", node.dig("box.mesh")), 5, node.log)
+    assert found(node) == {}
+    remove(podman, "joins")
+    node.meshnet("detach", "box")
+    node.host.run("ip", "netns", "del", "box")

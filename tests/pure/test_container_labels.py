@@ -108,12 +108,13 @@ def test_a_number_is_part_of_a_name_only_while_another_has_the_name() -> None:
 def test_what_a_driver_or_a_plugin_has_attached_is_found() -> None:
     driver = item("a", owner="docker/net/end")
     plugin = item("b", owner="cni/meshed/x/eth0", inode=77)
+    by_hand = item("d", inode=77)
     labels = item("c", owner=owner_of("/run/docker.sock", ID), inode=77)
     port = Port("n1", "net", "end")
-    placed = Placed([driver, plugin, labels, item("d")])
+    placed = Placed([driver, plugin, labels, by_hand, item("e")])
     assert placed.by_driver(container({}, ports=(port,))) == [(driver, port)]
     assert placed.by_driver(container({}, ports=(Port("n1", "net", "other"),))) == []
-    assert placed.by_plugin(77) == [plugin]
-    assert placed.by_plugin(78) == []
+    assert placed.by_others(77) == [plugin, by_hand]
+    assert placed.by_others(78) == []
     assert placed.by_labels("/run/docker.sock") == {ID: labels}
     assert placed.by_labels("/run/other.sock") == {}
