@@ -5,10 +5,11 @@ run once in a guest, by the runner that MESHNET_KERNEL_RUNNER names,
 
     RUNNER run --timeout SECONDS -- COMMAND
 
-which must run COMMAND as root over this machine's file system under a kernel with WireGuard. The
-pytest in the guest writes each report as a line on its standard output; the one out here takes
-them for its own, so every test counts and fails by itself. Without a runner they are skipped,
-saying so.
+which must run COMMAND as root over this machine's file system under a kernel with WireGuard, or by
+the project's own, `tests/lab/qemu.py`. Where that one has to emulate the processor, only tests not
+marked `slow` are worth the wait; MESHNET_KERNEL_ALL=1 runs all. The pytest in the guest writes each
+report as a line on its standard output; the one out here takes them for its own, so every test
+counts and fails by itself. Without a runner they are skipped, saying so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from typing import Any
 
 import pytest
 
+from tests.lab import qemu
+
 RUNNER = "MESHNET_KERNEL_RUNNER"
+ALL = "MESHNET_KERNEL_ALL"
 TIME_LIMIT = 1200
 MARK = "\x1emeshnet-report "
 ROOT = Path(__file__).parents[2]
@@ -42,10 +46,25 @@ def has_wireguard() -> bool:
     return os.geteuid() == 0 and subprocess.run(probe, capture_output=True).returncode == 0
 
 
-def runner() -> str:
-    """Return the runner's path, or '' when there is none."""
+def runner() -> list[str]:
+    """Return the words that begin a runner's command line; none when there is no runner."""
     named = os.environ.get(RUNNER, "")
-    return str(Path(named).resolve()) if named and shutil.which(named) else ""
+    if named:
+        return [str(Path(named).resolve())] if shutil.which(named) else []
+    return [] if qemu.missing() else [sys.executable, "-m", "tests.lab.qemu"]
+
+
+def why_no_runner() -> str:
+    """Return why `runner` returns none."""
+    named = os.environ.get(RUNNER, "")
+    return f"{RUNNER} names no program: {named}" if named else qemu.missing()
+
+
+def is_too_slow(item: pytest.Item) -> bool:
+    """Say whether a test is not worth the wait in the guest there is."""
+    if os.environ.get(RUNNER) or os.environ.get(ALL) or not item.get_closest_marker("slow"):
+        return False
+    return qemu.accelerators()[0] == "tcg"
 
 
 class Guest:
@@ -53,7 +72,7 @@ class Guest:
 
     def __init__(self, config: pytest.Config, names: list[str]) -> None:
         self._config = config
-        self._names = names
+        self.names = names
         self._reports: dict[str, list[dict[str, Any]]] | None = None
         self.output: list[str] = []
         self.kernel = ""
@@ -65,9 +84,9 @@ class Guest:
         return self._reports.get(name, [])
 
     def _run(self) -> dict[str, list[dict[str, Any]]]:
-        command = [runner(), "run", "--timeout", str(TIME_LIMIT), "--", sys.executable]
+        command = [*runner(), "run", "--timeout", str(TIME_LIMIT), "--", sys.executable]
         command += ["-m", "pytest", "-p", "tests.lab.guest", "--guest-reports", "-q"]
-        command += ["-p", "no:cacheprovider", *self._names]
+        command += ["-p", "no:cacheprovider", *self.names]
         reports = defaultdict(list)
         with subprocess.Popen(
             command,
@@ -112,20 +131,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not marked or has_wireguard():
         return
     items[:] = [item for item in items if item not in marked] + marked
-    if runner() and os.geteuid() == 0:
-        config.stash[_guest] = Guest(config, [item.nodeid for item in marked])
-        for item in marked:  # the first one waits for all; each has its limit in the guest
-            item.add_marker(pytest.mark.timeout(0), append=False)
+    if not runner() or os.geteuid() != 0:
+        _skip(marked, f"no guest kernel: {why_no_runner() or 'needs root'}")
         return
-    reason = f"this kernel ({platform.release()}) has no WireGuard and {RUNNER} names no runner"
-    for item in marked:
+    slow = [item for item in marked if is_too_slow(item)]
+    _skip(slow, f"an emulated processor takes too long for it; {ALL}=1 runs it")
+    config.stash[_guest] = Guest(config, [item.nodeid for item in marked if item not in slow])
+    for item in marked:  # the first one waits for all; each has its limit in the guest
+        item.add_marker(pytest.mark.timeout(0), append=False)
+
+
+def _skip(items: list[pytest.Item], why: str) -> None:
+    reason = f"this kernel ({platform.release()}) has no WireGuard; {why}"
+    for item in items:
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     guest = item.config.stash.get(_guest, None)
-    if guest is None or not item.get_closest_marker("kernel"):
+    if guest is None or item.nodeid not in guest.names:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in guest.reports(item.nodeid) or [_lost(item, guest)]:

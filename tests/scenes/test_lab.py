@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import CommandFailed, Lab, wait_until
+from tests.lab import CommandFailed, Lab, qemu, wait_until
 from tests.lab.topology import left_over
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +101,17 @@ def test_the_drawing_shows_who_is_where(lab: Lab) -> None:
         "   └─ right 198.51.100.0/24 2001:db8:b::/64",
         "      └─ b eth0 198.51.100.2 2001:db8:b::2 mtu 1500",
     ]
+
+
+@pytest.mark.slow
+def test_a_guest_kernel_has_wireguard_and_tells_the_commands_status(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if why := qemu.missing():
+        pytest.skip(why)
+    here = "ip link add wg0 type wireguard && ls tests/lab/qemu.py && exit 7"
+    assert qemu.run(["sh", "-c", here], 100) == 7
+    assert capfd.readouterr().out.split() == ["tests/lab/qemu.py"]
 
 
 KILLED = """
