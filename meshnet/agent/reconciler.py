@@ -34,7 +34,7 @@ REPAIRS = Counter("meshnet_repairs", "Drift put right, by kind of operation", ["
 FAILURES = Counter("meshnet_operations_failed", "Operations the kernel refused", ["kind"])
 PASSES = Histogram("meshnet_reconcile_seconds", "Time of one pass: read, plan, apply")
 
-AUDIT_INTERVAL = 4.0
+AUDIT_INTERVAL = 3.5
 """Seconds after which the kernel is read although nothing woke us: drift lasts no longer."""
 AUDIT_GAP = 1.0
 """Seconds between two audits, at least, and from a change to the audit that looks at it."""
