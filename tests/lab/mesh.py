@@ -210,9 +210,9 @@ class Mesh:
         self.coordinator.init()
         self.coordinator.start()
 
-    def join(self, host: Host, *options: str) -> Node:
-        """Have a host join with a token of its own, and start its agent."""
-        token = self.coordinator.token("--uses", "1")
+    def join(self, host: Host, *options: str, token: str = "") -> Node:
+        """Have a host join, with a token of its own unless one is given, and start its agent."""
+        token = token or self.coordinator.token("--uses", "1")
         meshnet(host, "join", "-", "--name", host.name, *options, input=f"{token}\n")
         self.nodes[host.name] = node = Node(host)
         node.start()

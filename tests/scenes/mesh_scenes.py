@@ -32,9 +32,10 @@ def mesh_of(count: int, title: str) -> Iterator[Mesh]:
         mesh = Mesh(lab, lab.host("hub", "cloud-a"))
         mesh.start()
         sites = list(SITES)
+        token = mesh.coordinator.token("--uses", str(count))
         for number in range(count):
-            mesh.join(lab.host(f"n{number + 1}", sites[number % len(sites)]))
-        mesh.wait_until_whole()
+            mesh.join(lab.host(f"n{number + 1}", sites[number % len(sites)]), token=token)
+        mesh.wait_until_whole(40.0 + 5 * count)
         yield mesh
 
 
