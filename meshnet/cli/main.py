@@ -50,6 +50,7 @@ COMMANDS = {
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),
     "network": Entry(f"{_HERE}.network:network", _CHANGE, "Create and remove networks."),
     "docker": Entry(f"{_HERE}.docker:docker", _CHANGE, "Set Docker up for the mesh's names."),
+    "podman": Entry(f"{_HERE}.podman:podman", _CHANGE, "Set podman up for networks of the mesh."),
     "cni": Entry(f"{_HERE}.cni:cni", _CHANGE, "Set a container runtime up for the CNI plugin."),
     "coordinator": Entry(
         f"{_HERE}.coordinator:coordinator", _ADMIN, "Set up a coordinator and run it."

@@ -6,21 +6,19 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
 from meshnet.wire.local import NetworkInfo
 from tests.lab import trixie, wait_until
 from tests.lab.engines import IMAGE, Docker, Podman
-from tests.lab.mesh import PROGRAM, Mesh, Node
+from tests.lab.mesh import Mesh, Node
 from tests.lab.trixie import Trixie
 from tests.scenes.mesh_scenes import everywhere, mesh_of
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(500)]
 
-PLUGINS = "/run/netavark"
-CONF = f'[network]\nnetavark_plugin_dirs = ["{PLUGINS}"]\n'
+DRIVER = "/usr/local/libexec/netavark/meshnet"
 SERVE = "mkdir -p /w; echo this is $0 >/w/index.html; exec /bin/httpd -f -p 80 -h /w"
 STAY = ("/bin/sleep", "1000")
 GATEWAY = "10.50.0.1"
@@ -43,10 +41,10 @@ def roots(mesh: Mesh) -> dict[str, Trixie]:
 
 @pytest.fixture(scope="module")
 def podmans(mesh: Mesh, roots: dict[str, Trixie]) -> dict[str, Podman]:
-    podmans = {name: Podman(root, CONF) for name, root in roots.items()}
+    podmans = {name: Podman(root) for name, root in roots.items()}
     for name, podman in podmans.items():
-        program = str(Path(PROGRAM).with_name("meshnet-netavark"))
-        roots[name].bridge(f"{PLUGINS}/meshnet", program)
+        mesh.nodes[name].meshnet("podman", "setup", "--plugin-dir", "/run/netavark")
+        roots[name].bridge(DRIVER, "/run/netavark/meshnet")
         podman.start()
         podman("network", "create", "-d", "meshnet", "podnet")
     return podmans

@@ -25,6 +25,8 @@ WRONG = [
     "docker setup --undo=x",
     "cni",
     "cni setup --undo=x",
+    "podman",
+    "podman setup --undo=x",
     "cni setup --network -x-",
     "join",
     "join mnt1.x --token-file /dev/null",

@@ -1,4 +1,4 @@
-"""`meshnet cni setup`: a plugin and a configuration where a runtime looks, and nothing after."""
+"""`meshnet cni|podman setup`: a plugin where an engine looks, and nothing after."""
 
 from __future__ import annotations
 
@@ -64,3 +64,17 @@ def test_a_directory_that_cannot_be_made_is_named(
     (tmp_path / "bin").write_text("a file")
     assert run_setup(tmp_path, "--bin-dir", str(tmp_path / "bin" / "deeper")) == 6
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_podmans_driver_answers_and_goes_again(tmp_path: Path) -> None:
+    words = ["podman", "setup", "--plugin-dir", str(tmp_path)]
+    assert main(words) == 0
+    driver = tmp_path / "meshnet"
+    called = subprocess.run([str(driver), "nonsense"], input=b"", capture_output=True, check=False)
+    assert (called.returncode, called.stderr) == (1, b"")
+    assert json.loads(called.stdout).keys() == {"error"}
+    assert main([*words, "--undo"]) == 0
+    assert files(tmp_path) == []
+    driver.write_text("somebody else's")
+    assert main([*words, "--undo"]) == 0
+    assert files(tmp_path) == ["meshnet"]
