@@ -108,7 +108,26 @@ class WireGuardGo(RealWireGuard):
 
     def _set_peers(self, name: str, changes: Sequence[PeerChange]) -> None:
         if changes:
-            self._set(name, format_peers(changes), f"change {len(changes)} peers of {name}")
+            lines = format_peers(self._begin_anew(name, changes))
+            self._set(name, lines, f"change {len(changes)} peers of {name}")
+
+    def _begin_anew(self, name: str, changes: Sequence[PeerChange]) -> list[PeerChange]:
+        """Have peers made anew that get their first endpoint.
+
+        The daemon begins a handshake also with a peer that it does not know the place of, and then
+        no other for five seconds. Without an endpoint there never was a session to be lost.
+        """
+        pointed = [one.key for one in changes if one.endpoint and not one.add and not one.remove]
+        known = self._fetch(name).peers if pointed else {}
+        return [
+            step
+            for change in changes
+            for step in (
+                _anew(change, known[change.key])
+                if change.key in pointed and change.key in known
+                else [change]
+            )
+        ]
 
     def _holds(self, name: str, port: int) -> bool:
         return self._fetch(name).listen_port == port
@@ -134,6 +153,20 @@ def format_peers(changes: Iterable[PeerChange]) -> Iterator[str]:
             yield f"allowed_ip={prefix}"
         for prefix in change.drop:
             yield f"allowed_ip=-{prefix}"
+
+
+def _anew(change: PeerChange, peer: Peer) -> list[PeerChange]:
+    """Return the steps that carry out a change of a peer with its first endpoint."""
+    if peer.endpoint is not None:
+        return [change]
+    whole = PeerChange(
+        change.key,
+        add=peer.allowed_ips,
+        endpoint=change.endpoint,
+        keepalive=peer.keepalive if change.keepalive is None else change.keepalive,
+        preshared_key=change.preshared_key or peer.preshared_key,
+    )
+    return [PeerChange(change.key, remove=True), whole, PeerChange(change.key, drop=change.drop)]
 
 
 def parse_device(text: str) -> Device:

@@ -25,12 +25,16 @@ from meshnet.linux.wireguard_base import RealWireGuard
 from meshnet.linux.wireguard_link import find_link
 from meshnet.linux.wireguard_netlink import KernelWireGuard
 from meshnet.linux.wireguard_uapi import SOCKETS, WireGuardGo
+from meshnet.model.addresses import Endpoint
 from meshnet.plan.operations import PeerChange
+from tests.lab.waiting import seconds_until
 from tests.lab.wireguard_hosts import (
     ANN,
     DEVICE,
     MTU,
+    OTHER,
     OURS,
+    RealHost,
     make_backend,
     needs_root,
     own_namespaces,
@@ -40,6 +44,8 @@ from tests.lab.wireguard_hosts import (
 )
 
 PORT = 53820
+REKEY_SECONDS = 5.0
+"""What WireGuard waits after a handshake that was not answered."""
 
 pytestmark = pytest.mark.root
 
@@ -111,6 +117,25 @@ def test_wireguard_go_outlives_the_agent_that_started_it() -> None:
     assert agent.returncode == -signal.SIGKILL
     assert adopted == "device us port 53820"
     assert find_link(DEVICE) is None
+
+
+def test_a_handshake_that_wireguard_go_began_to_nowhere_keeps_no_other_back() -> None:
+    host = RealHost(make_backend("wireguard-go"))
+    for name, key, port in ((DEVICE, OURS, PORT), (OTHER, ANN, PORT + 7)):
+        host.wireguard.create(name, MTU)
+        host.wireguard.configure(name, key, port, 0)
+        host.set_up(name)
+    host.set_up("lo")
+    host.wireguard.change_peers(OTHER, [PeerChange(OURS.public)])
+    # A keepalive is due, so there is something to send, and nowhere to send it to.
+    host.wireguard.change_peers(DEVICE, [PeerChange(ANN.public, keepalive=25)])
+
+    there = Endpoint.parse(f"127.0.0.1:{PORT + 7}")
+    host.wireguard.change_peers(DEVICE, [PeerChange(ANN.public, endpoint=there)])
+
+    took = seconds_until(lambda: read(host.wireguard).status[ANN.public].received, 20, "an answer")
+    host.close()
+    assert took < REKEY_SECONDS - 1
 
 
 def test_a_stale_socket_of_a_killed_daemon_is_no_obstacle() -> None:

@@ -326,6 +326,16 @@ def test_a_handshake_shows_its_time_its_bytes_and_where_it_came_from(
     assert device.peers[ANN.public].endpoint == source
 
 
+def test_a_peer_that_gets_its_first_endpoint_keeps_all_it_has(wg: WireGuard) -> None:
+    prefixes = "10.1.0.0/16 fd00:1::/64"
+    wg.change_peers(DEVICE, [give(ANN, prefixes, keepalive=25, preshared_key=SECRET)])
+
+    wg.change_peers(DEVICE, [give(ANN, "", endpoint=Endpoint.parse("192.0.2.1:1111"))])
+
+    expected = f"ann {prefixes} at 192.0.2.1:1111 keepalive 25 preshared"
+    assert show(read(wg)) == f"device us port {PORT}\n{expected}"
+
+
 def test_a_peer_removed_in_the_middle_of_handshakes_stays_away_and_may_come_back(
     host: Host, wg: WireGuard
 ) -> None:
