@@ -184,6 +184,7 @@ class Agent(api.Steward):
             backend=self.kernel.backend,
             public_key=str(self.node.wireguard.public),
             listen_port=self.node.listen_port,
+            behind_nat=self.node.sightings.behind_nat,
             mtu=device_mtu(tunnel_mtus(self.node.view, self.node.tunnel_mtu)),
             coordinator=local.CoordinatorState(
                 connected=self.uplink.connected,

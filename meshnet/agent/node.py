@@ -6,7 +6,8 @@
 
 Whatever changes a fact, a port or a peer's reach calls `changed`; one task then brings everything
 that follows from it up to date, so a burst of changes costs one round. A node says its own record
-only after its first clean pass: whoever hears of it may shake hands at once, and is answered.
+only when its kernel has every peer of its first full view: whoever hears of it may shake hands at
+once, and is answered.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from meshnet import __version__
 from meshnet.agent.attachments import Attachments
@@ -29,18 +32,20 @@ from meshnet.agent.storage import StateDir
 from meshnet.agent.waiting import happened
 from meshnet.linux.port import Kernel
 from meshnet.linux.underlay import UnderlayAddress
-from meshnet.model.addresses import Endpoint, Prefix
+from meshnet.model.addresses import Address, Endpoint, Prefix
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
 from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
 from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness, Reach
+from meshnet.paths.sightings import Sightings
 from meshnet.plan.desired import Local, desired, tunnel_mtus
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu, tunnel_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.state import Host
+from meshnet.wire.probe import Probe
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +84,20 @@ class MeshNode:
         self.liveness = Liveness(machine.probes_per_second)
         self.endpoints = Endpoints()
         self.reconciler = Reconciler(
-            machine.kernel, self.desired, self.may_remove, self._seen, self._passed
+            machine.kernel,
+            self.desired,
+            self._drop_vanished,
+            self.may_remove,
+            self._seen,
+            self._passed,
         )
         self.prober = Prober(
             machine.sockets,
             self.liveness,
             lambda: self.book.facts.digest,
             self._reach_changed,
-            self._digest_told,
+            self._told,
+            self._observed,
         )
         self.exchange = Exchange(machine.sockets, self.book, self.took, lambda: self.connected)
         self.followers: list[Callable[[], None]] = []
@@ -97,12 +108,14 @@ class MeshNode:
         self.digests: dict[str, str] = {}
         self.built: frozenset[str] = frozenset()
         self._underlay = machine.underlay()
+        self.sightings = Sightings(self._own_addresses())
         self._entries = Entries()
         self._chosen: dict[str, Endpoint] = {}
         self._pointed: dict[str, Endpoint] = {}
         self._acquainted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._configured = False
+        self._expected: frozenset[str] | None = None
         self._bound = False
 
     # What is so
@@ -143,6 +156,7 @@ class MeshNode:
             mtu=self.tunnel_mtu,
             ports=self.attachments.ports(),
             endpoints=self._endpoints_by_key(),
+            behind_nat=self.sightings.behind_nat,
         )
         return desired(self.view, local, self._entries)
 
@@ -174,18 +188,47 @@ class MeshNode:
     def underlay_changed(self) -> None:
         """Addresses or links of the host may have changed."""
         self._underlay = self.machine.underlay()
+        self.sightings.moved(self._own_addresses(), time.monotonic())
         self.changed()
+
+    def _own_addresses(self) -> set[Address]:
+        return {item.address.ip for item in self._underlay}
 
     def _reach_changed(self, nodes: set[str]) -> None:
         for node in sorted(nodes):
             log.info("node %s is %s", self.name_of(node), self.liveness.reach(node).value)
         self.changed()
 
-    def _digest_told(self, node: str, digest: str) -> None:
+    def _told(self, node: str, probe: Probe) -> None:
         member = self.view.nodes.get(node)
-        self.digests[node] = digest
+        self.digests[node] = probe.digest
         if member is not None:
-            self.exchange.told(str(member.membership.address4), digest)
+            self.exchange.told(str(member.membership.address4), probe.digest)
+        if probe.seen is not None:
+            with self._sighting() as now:
+                self.sightings.seen_by_peer(node, probe.seen.address, now)
+
+    def seen_by_coordinator(self, address: str) -> None:
+        """A coordinator says where our connection comes from; what is no address tells nothing."""
+        with suppress(ValueError), self._sighting() as now:
+            self.sightings.seen_by_coordinator(ip_address(address), now)
+
+    @contextmanager
+    def _sighting(self) -> Iterator[float]:
+        before = self.sightings.behind_nat
+        yield time.monotonic()
+        if self.sightings.behind_nat != before:
+            log.info("this node is %sbehind a NAT", "not " if before else "")
+            self.changed()
+
+    def _observed(self, node: str) -> Endpoint | None:
+        """Return where the kernel has a peer, if it has shaken hands with it from there."""
+        member, tunnel = self.view.nodes.get(node), self.kernel_state.tunnel
+        if tunnel is None or member is None or member.record is None:
+            return None
+        key = member.record.wireguard[0]
+        status, peer = tunnel.status.get(key), tunnel.peers.get(key)
+        return peer.endpoint if peer and status and status.last_handshake else None
 
     def name_of(self, node: str) -> str:
         member = self.view.nodes.get(node)
@@ -240,6 +283,8 @@ class MeshNode:
     async def settle(self) -> None:
         """Bring all that follows from facts, ports and reach up to date."""
         self.book.refresh()
+        if self._expected is None and self.state.complete:
+            self._expected = frozenset(self._others())
         self._drop_vanished()
         self._point_probes()
         await self._bind()
@@ -249,15 +294,16 @@ class MeshNode:
             follower()
 
     def _drop_vanished(self) -> None:
+        """Detach what has ended: the kernel says so before a container's engine does."""
         for item in self.attachments.vanished():
-            log.warning(
-                "namespace of attachment %s on %s is gone: detached", item.name, item.network
-            )
+            log.info("namespace of attachment %s on %s is gone: detached", item.name, item.network)
             self.attachments.remove(item.network, item.name)
+            self.changed()
 
     def _point_probes(self) -> None:
         others = {name: node.membership.address4 for name, node in self._others().items()}
         self.prober.set_peers(others if self.me else {})
+        self.sightings.keep(others)
         reachable = self.liveness.reachable
         self._chosen = self.endpoints.step(self._contacts(reachable), reachable, time.monotonic())
         self._let_probe()
@@ -324,7 +370,7 @@ class MeshNode:
                 self.changed()
         if outcome.failed and self.attachments.vanished():
             self.changed()
-        if not self.reconciler.failing and self.me is not None and not self._configured:
+        if not self.reconciler.failing and not self._configured and self._is_ready():
             self._configured = True
             self.changed()
         self._let_probe()
@@ -333,6 +379,14 @@ class MeshNode:
             self.built = built
             for follower in self.followers:
                 follower()
+
+    def _is_ready(self) -> bool:
+        """Say whether the kernel has all peers of the first full view, those that are left."""
+        tunnel, others = self.reconciler.settled.tunnel, self._others()
+        if self.me is None or self._expected is None or tunnel is None:
+            return False
+        records = (others[name].record for name in self._expected & others.keys())
+        return all(record and record.wireguard[0] in tunnel.peers for record in records)
 
     def speak(self) -> None:
         """Say what this node is now, once it can be shaken hands with."""
@@ -349,7 +403,7 @@ class MeshNode:
         return [self._node_record(), *self.attachments.records()]
 
     def _node_record(self) -> NodeRecord:
-        addresses = sorted({item.address.ip for item in self._underlay}, key=str)
+        addresses = sorted(self._own_addresses(), key=str)
         return NodeRecord(
             wireguard=(self.wireguard.public,),
             candidates=tuple(Candidate(Endpoint(a, self.listen_port)) for a in addresses),

@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 from meshnet.agent.sockets import Datagrams, Sockets
 from meshnet.agent.waiting import happened
 from meshnet.errors import BadInput
+from meshnet.model.addresses import Endpoint
 from meshnet.paths.liveness import Liveness
 from meshnet.wire.probe import ANSWER, ASK, Probe
 
@@ -38,13 +39,15 @@ class Prober:
         liveness: Liveness,
         digest: Callable[[], str],
         changed: Callable[[set[str]], None],
-        told: Callable[[str, str], None],
+        told: Callable[[str, Probe], None],
+        endpoint: Callable[[str], Endpoint | None],
     ) -> None:
         self._sockets = sockets
         self.liveness = liveness
         self._digest = digest
         self._changed = changed
         self._told = told
+        self._endpoint = endpoint
         self._peers: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
         self._held: frozenset[str] = frozenset()
@@ -131,10 +134,10 @@ class Prober:
             return
         now = time.monotonic()
         if probe.kind == ASK:
-            self._send(Probe(ANSWER, probe.nonce, self._digest()), address)
+            self._send(Probe(ANSWER, probe.nonce, self._digest(), self._endpoint(node)), address)
             self._heard.add(node)
             if self.liveness.heard(node, now):
                 self._wake.set()
         elif found := self.liveness.answered(node, probe.nonce, now):
             self._changed(found)
-        self._told(node, probe.digest)
+        self._told(node, probe)

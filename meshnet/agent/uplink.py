@@ -82,6 +82,9 @@ class Uplink:
     def _take(self, line: Line) -> None:
         if line.store:
             self.store = line.store
+        if line.seen:
+            self._node.seen_by_coordinator(line.seen)
+            return
         for writer in line.forgotten:
             self._mirror.forget(writer)
         if line.snapshot:

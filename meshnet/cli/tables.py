@@ -33,7 +33,8 @@ def _status_lines(status: Status) -> Iterator[str]:
     yield f"Node: {status.name} ({status.node}), meshnet {status.version}, up {up}"
     yield f"Addresses: {words(status.addresses)}"
     yield f"WireGuard: {status.backend}"
-    yield f"Tunnel: {status.interface}, port {status.listen_port}, mtu {status.mtu}"
+    nat = ", behind a NAT" if status.behind_nat else ""
+    yield f"Tunnel: {status.interface}, port {status.listen_port}, mtu {status.mtu}{nat}"
     yield f"Public key: {status.public_key}"
     yield f"Coordinator: {_coordinator(status.coordinator, status.now)}"
     yield (

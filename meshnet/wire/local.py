@@ -114,6 +114,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     public_key: str
     listen_port: int
+    behind_nat: bool = False
     mtu: int
     coordinator: CoordinatorState
     dns: DnsState

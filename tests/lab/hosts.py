@@ -46,8 +46,8 @@ class Router(Place):
             "nft",
             "-f",
             "-",
-            input="table inet nat { chain post { type nat hook postrouting priority 100; "
-            f'oifname "{interface}" masquerade; }} }}\n',
+            input="table inet nat {\nchain post {\ntype nat hook postrouting priority 100\n"
+            f'oifname "{interface}" masquerade\n}}\n}}\n',
         )
 
 

@@ -44,7 +44,7 @@ class Wire:
 @asynccontextmanager
 async def probing(wire: Wire) -> AsyncIterator[Prober]:
     """A prober with peers a and b, of which b is held."""
-    prober = Prober(wire, Liveness(), lambda: "", lambda _: None, lambda *_: None)
+    prober = Prober(wire, Liveness(), lambda: "", lambda _: None, lambda *_: None, lambda _: None)
     prober.open(IPv4Address("10.213.0.9"))
     prober.set_peers({"a": A, "b": B})
     prober.hold({"b"})

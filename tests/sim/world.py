@@ -41,6 +41,7 @@ from tests.sim.underlay import SimSockets, Wires
 PROBES_PER_SECOND = 2.0
 PAUSE = 0.02
 JOINS_AT_ONCE = 4
+STARTS_AT_ONCE = 20
 
 
 @dataclass
@@ -77,6 +78,11 @@ class SimNode:
     @property
     def running(self) -> bool:
         return self.task is not None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the node has said its own record, so that the others take it in."""
+        return self.node is not None and self.node.me is not None and bool(self.node.me.record)
 
 
 class World:
@@ -130,8 +136,10 @@ class World:
     # Nodes
 
     async def join(self, token: str, names: Sequence[str]) -> None:
-        """Enrol machines, and start their agents when all have joined.
+        """Enrol machines; when all have joined, start their agents, a few at a time.
 
+        One loop runs them all: what a machine does in a moment, two hundred at once do in a time
+        in which nobody is answered.
         Joining is done in threads of its own: those of the loop are the coordinator's, which
         commits in them.
         """
@@ -147,9 +155,12 @@ class World:
                     for sim in sims
                 )
             )
-        for sim in sims:
-            self.nodes[sim.name] = sim
-            self.start(sim)
+        for start in range(0, len(sims), STARTS_AT_ONCE):
+            for sim in sims[start : start + STARTS_AT_ONCE]:
+                self.nodes[sim.name] = sim
+                self.start(sim)
+            while not all(sim.speaks for sim in sims[start : start + STARTS_AT_ONCE]):  # noqa: ASYNC110
+                await asyncio.sleep(PAUSE)
 
     def start(self, sim: SimNode) -> None:
         """Start an agent over what is there."""
