@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.lab import Lab
+from tests.lab.declared import NoNetem, declared
 
 pytest_plugins = ["tests.lab.guest"]
 
@@ -58,6 +60,20 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """An empty lab with the test's name."""
     with Lab(request.node.name) as lab:
         yield lab
+
+
+@pytest.fixture
+def topology(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Lab]]:
+    """A function that opens the lab that its text declares; see tests/lab/declared.py."""
+    with ExitStack() as labs:
+
+        def declare(text: str) -> Lab:
+            try:
+                return labs.enter_context(declared(request.node.name, text))
+            except NoNetem as error:
+                pytest.skip(str(error))
+
+        yield declare
 
 
 @pytest.hookimpl(wrapper=True)

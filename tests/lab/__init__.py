@@ -18,8 +18,9 @@ machine, all of them are held by processes in there.
         a, b = lab.host("a", "cloud-a"), lab.host("b", "cloud-b")
         a.run("ping", "-c1", b.address4)
 
-`place` runs commands, `hosts` are the kinds of places, `topology` joins them, `capture` listens on
-a link, `mesh` puts meshnet on the hosts by its command line, `waiting` waits for a state.
+`place` runs commands, `hosts` are the kinds of places, `topology` joins them, `declared` reads them
+from a text, `capture` listens on a link, `mesh` puts meshnet on the hosts by its command line,
+`waiting` waits for a state, `guest` and `qemu` run tests under another kernel.
 """
 
 from tests.lab.capture import Capture

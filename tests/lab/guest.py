@@ -57,7 +57,10 @@ def runner() -> list[str]:
 def why_no_runner() -> str:
     """Return why `runner` returns none."""
     named = os.environ.get(RUNNER, "")
-    return f"{RUNNER} names no program: {named}" if named else qemu.missing()
+    if named:
+        return f"{RUNNER} names no program: {named}"
+    why = qemu.missing()
+    return f"{why}, or name a runner by {RUNNER}" if why else ""
 
 
 def is_too_slow(item: pytest.Item) -> bool:

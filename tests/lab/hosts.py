@@ -35,19 +35,22 @@ done
 
 
 class Router(Place):
-    """A place that forwards between its subnets."""
+    """A place that forwards between its subnets. `kind` says for people what it is."""
 
     def __init__(self, name: str, lab: Where) -> None:
+        self.kind = "router"
         super().__init__(name, lab, f"{_own_directories()}\nip link set lo up\n{ROUTING}")
 
-    def masquerade(self, interface: str) -> None:
+    def masquerade(self, interface: str, *, symmetric: bool = False) -> None:
         """Hide all that leaves by `interface` behind its address, as a home router does."""
+        self.kind = "symmetric NAT" if symmetric else "NAT"
+        ports = " fully-random" if symmetric else ""
         self.run(
             "nft",
             "-f",
             "-",
             input="table inet nat {\nchain post {\ntype nat hook postrouting priority 100\n"
-            f'oifname "{interface}" masquerade\n}}\n}}\n',
+            f'oifname "{interface}" masquerade{ports}\n}}\n}}\n',
         )
 
 

@@ -38,6 +38,7 @@ class Link:
         self.interface = interface
         self.port = port
         self.mtu = mtu
+        self.quality = ""
         self.addresses = subnet.next_addresses()
         self.build()
 
@@ -61,6 +62,14 @@ class Link:
                 for gateway in self.subnet.gateways
             ),
         )
+        if self.quality:
+            self.impair(self.quality)
+
+    def impair(self, quality: str) -> None:
+        """Delay or lose what passes, each way: `delay 20ms loss 1%`, as tc-netem(8) reads it."""
+        self.quality = quality
+        for place, interface in ((self.subnet.router, self.port), (self.place, self.interface)):
+            place.run("tc", "qdisc", "replace", "dev", interface, "root", "netem", *quality.split())
 
     def remove(self) -> None:
         """Take the cable away; `build` lays it again."""
@@ -185,6 +194,15 @@ class Lab:
         self.subnets[subnet].links.append(link)
         return link
 
+    def nat(self, name: str, outside: str, *inside: str, symmetric: bool = False) -> Subnet:
+        """Declare a subnet behind a router that hides it, as homes and offices are.
+
+        A symmetric one takes another port for every target, so what STUN says of it helps nobody.
+        """
+        self.uplink(name, outside)
+        self.router(name).masquerade("eth0", symmetric=symmetric)
+        return self.subnet(name, *inside, router=name)
+
     def uplink(self, router: str, subnet: str, mtu: int = 1500) -> Link:
         """Join a router to a subnet of another, as that one's client on interface eth0."""
         return self._link(self.router(router), subnet, "eth0", mtu)
@@ -198,7 +216,7 @@ class Lab:
         """Return the lab as text: routers, their subnets, the hosts on them, their containers."""
         lines = [self.title]
         for router in self.routers.values():
-            lines.append(f"└─ {router.name} (router)")
+            lines.append(f"└─ {router.name} ({router.kind})")
             for subnet in (one for one in self.subnets.values() if one.router is router):
                 lines.append(f"   └─ {subnet.name} {' '.join(map(str, subnet.prefixes))}")
                 lines += [f"      └─ {_describe(link)}" for link in subnet.links]
@@ -242,6 +260,7 @@ class Lab:
 
 def _describe(link: Link) -> str:
     text = f"{link.place.name} {link.interface} {' '.join(map(str, link.addresses))} mtu {link.mtu}"
+    text += f"  {link.quality}" if link.quality else ""
     containers = getattr(link.place, "containers", {})
     return text + (f"  [{' '.join(containers)}]" if containers else "")
 
