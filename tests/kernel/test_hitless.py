@@ -18,8 +18,8 @@ from tests.scenes.mesh_scenes import Box, dump
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
 
-CHANGES = int(os.environ.get("MESHNET_VIEW_CHANGES", "120"))
-"""How often the view changes under load: three hundred times where there is time."""
+CHANGES = int(os.environ.get("MESHNET_VIEW_CHANGES", "300"))
+"""How often the view changes under load."""
 
 NEW = "import sys, meshnet; meshnet.__version__ = '9.9.9'; from meshnet.cli.main import run; run()"
 OTHER_VERSION = (sys.executable, "-c", NEW)

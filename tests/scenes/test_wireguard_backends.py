@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
@@ -97,6 +98,35 @@ def test_what_the_kernel_can_remove_singly_is_found_out_by_trying() -> None:
     major, minor = map(int, platform.release().split("-")[0].split(".")[:2])
     assert backend._removes_singly is ((major, minor) >= (6, 16))
     assert read(backend).peers[ANN.public].allowed_ips == frozenset()
+    backend.remove(DEVICE)
+
+
+@pytest.mark.kernel
+def test_without_the_right_to_it_every_step_is_refused_with_eperm() -> None:
+    backend = make_backend("kernel")
+    backend.create(DEVICE, MTU)
+    script = (
+        "from meshnet.errors import KernelRefused\n"
+        "from meshnet.linux.wireguard_netlink import KernelWireGuard\n"
+        "from meshnet.plan.operations import PeerChange\n"
+        "from tests.lab.wireguard_hosts import ANN, OURS\n"
+        f"wg, name = KernelWireGuard(), {DEVICE!r}\n"
+        f"steps = [lambda: wg.read(name), lambda: wg.configure(name, OURS, {PORT}, 0),\n"
+        "    lambda: wg.change_peers(name, [PeerChange(ANN.public)]),\n"
+        f"    lambda: wg.create('wgc9', {MTU}), lambda: wg.remove(name)]\n"
+        "for step in steps:\n"
+        "    try:\n"
+        "        print(step())\n"
+        "    except KernelRefused as error:\n"
+        "        print(error.errno)\n"
+    )
+    without = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+
+    said = subprocess.run(
+        [*without, sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert said.stdout.split() == [str(errno.EPERM)] * 5, said.stdout + said.stderr
     backend.remove(DEVICE)
 
 
