@@ -144,8 +144,8 @@ class Feed:
         known = revision if store == self._world.store else None
         try:
             async with asyncio.timeout(CATCH_UP_SECONDS):
-                await write_out(response, encoded(Line(seen=request.remote or "")))
                 at = await self._first_lines(response, known)
+                await write_out(response, encoded(Line(seen=request.remote or "")))
                 while at < self._sent:
                     at = await self._first_lines(response, at)
         except TimeoutError:

@@ -2,7 +2,7 @@
 
     peers          tell with each answer to a probe which endpoint their kernel has of us; it is
                    authenticated, for WireGuard has shaken hands from there
-    a coordinator  tells at the head of its stream which address the connection comes from
+    a coordinator  tells in its stream which address the connection comes from
 
 If what somebody sees is none of our addresses, something in between rewrites them, and it will
 forget us when we are silent: then, and only then, WireGuard is to send keepalives. The peers' word

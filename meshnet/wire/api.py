@@ -37,8 +37,8 @@ present; when N is unknown there (another store, a gap) it is the first of a sna
 deltas as they happen, a beat when nothing does, and hints that a node may be gone. `forgotten` are
 nodes gone for good: all their records have left the coordinator's set before the facts of the line
 came in. `digest` is that of the whole set after the line; a node that computes another one asks
-again without a revision and so gets a snapshot. `seen`, at the head, is the address the node's
-connection comes from.
+again without a revision and so gets a snapshot. `seen`, after the first lines, is the address the
+node's connection comes from.
 
 An error is an HTTP status and a body {"code", "message", "hint", "time"}; `ERRORS` maps codes both
 ways. Two codes are answered by trying once more: after `clock` the node signs by the coordinator's
