@@ -7,9 +7,11 @@ A process of its own, started by its socket: dockerd waits 15 seconds and more f
 not there, and an agent that restarts or is down must not make it wait. Without an agent a call
 fails at once with the reason.
 
-It remembers two things. Which network of the mesh each of Docker's is, on disk, since Docker says
-so once; and the addresses of an endpoint, from CreateEndpoint to the Join that follows.
-What dockerd ended without telling us is found by comparing our attachments with its endpoints.
+It remembers little. Which network of the mesh each of Docker's is, on disk, since Docker says so
+once; the addresses of an endpoint, from CreateEndpoint to the Join that follows; and what is to be
+detached when there is an agent again. What dockerd ended without telling us is found by comparing
+our attachments with its endpoints. While dockerd starts it does not say whose an endpoint is: the
+agent follows its events, and gives such an attachment its names, as it does with aliases.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NoReturn
 
 from meshnet.cli.local import Agent
 from meshnet.cli.settings import Settings
@@ -47,15 +49,7 @@ STATE = "docker.json"
 SWEEP = 10.0
 """Seconds between two comparisons of our attachments with Docker's endpoints."""
 HURRY = 1.0
-"""Seconds between two questions for the names of containers."""
-
-
-class Nameless(NamedTuple):
-    """An attachment made while dockerd could not say of which container."""
-
-    network_id: str
-    network: str
-    attachment: str
+"""Seconds between two tries to reach an agent that was not there."""
 
 
 class Driver:
@@ -70,7 +64,7 @@ class Driver:
         self._engine = engine
         self._networks = networks
         self._endpoints: dict[str, tuple[str, ...]] = {}
-        self._nameless: dict[str, Nameless] = {}
+        self._left: set[str] = set()
         self._first: dict[str, str] = {}
         self.hurry = threading.Event()
         self.calls: dict[str, Callable[[Message], Answer]] = {
@@ -186,10 +180,6 @@ class Driver:
         labels = container.labels or {}
         request = protocol.attach_request(known.network, message, addresses, name, labels)
         given = self._agent.post("/v1/attach", request, Attached)
-        if not name:
-            nameless = Nameless(message.network_id, known.network, given.name)
-            self._nameless[message.endpoint_id] = nameless
-            self.hurry.set()
         first = self._is_first(message, container)
         return protocol.join_answer(given.interface, internal=known.internal, first=first)
 
@@ -210,29 +200,30 @@ class Driver:
         name = self._engine.endpoints(network_id).get(endpoint_id, "")
         return name, self._engine.container(name) if name else Container()
 
-    def name_the_nameless(self) -> None:
-        """Give those their names that came while dockerd was starting."""
-        for endpoint, its in sorted(self._nameless.items()):
-            try:
-                name, container = self._who(its.network_id, endpoint)
-                labels = container.labels or {}
-                for request in protocol.service_requests(its.network, its.attachment, name, labels):
-                    self._agent.post("/v1/services", request, Done)
-            except Unavailable:
-                continue
-            except MeshnetError as error:
-                log.warning("endpoint %s stays without a name: %s", endpoint[:12], error.message)
-            self._nameless.pop(endpoint, None)
-        if not self._nameless:
-            self.hurry.clear()
-
     def leave(self, message: Message) -> Answer:
         self._endpoints.pop(message.endpoint_id, None)
         for sandbox in [key for key, it in self._first.items() if it == message.endpoint_id]:
             self._first.pop(sandbox, None)
-        self._nameless.pop(message.endpoint_id, None)
-        self._detach(protocol.owner(message.network_id, message.endpoint_id))
+        owner = protocol.owner(message.network_id, message.endpoint_id)
+        try:
+            self._detach(owner)
+        except Unavailable:
+            self._left.add(owner)
+            self.hurry.set()
+            raise
         return {}
+
+    def detach_the_left(self) -> None:
+        """Detach what Docker has given up while there was no agent."""
+        for owner in sorted(self._left):
+            try:
+                self._detach(owner)
+            except Unavailable:
+                return
+            except MeshnetError as error:
+                log.warning("%s stays for now: %s", owner, error.message)
+            self._left.discard(owner)
+        self.hurry.clear()
 
     def _detach(self, owner: str) -> None:
         try:
@@ -279,7 +270,7 @@ def run() -> NoReturn:
     while True:
         if driver.hurry.wait(SWEEP):
             time.sleep(HURRY)
-            driver.name_the_nameless()
+            driver.detach_the_left()
         else:
             suspects = driver.sweep(suspects)
 

@@ -88,9 +88,8 @@ class Networks:
         """Return what is known of a network; Unavailable while it is plain."""
         known = self.get(network_id)
         if not known.network:
-            raise Unavailable(
-                known.why or "the network is being made on the mesh this moment", "Try again."
-            )
+            making = "the network is being made on the mesh this moment: try again"
+            raise Unavailable(known.why or making)
         return known
 
     def plain(self) -> list[str]:
@@ -202,7 +201,7 @@ class Remaker:
         return protocol.remade(state, network)
 
     def _note(self, network_id: str, error: MeshnetError) -> None:
-        known = self._networks.get(network_id)
-        if known.why != error.message:
-            log.warning("network %s is not on the mesh: %s", network_id[:12], error.message)
-            self._networks.put(network_id, msgspec.structs.replace(known, why=error.message))
+        known, why = self._networks.get(network_id), f"{error.message} {error.hint}".rstrip()
+        if known.why != why:
+            log.warning("network %s is not on the mesh: %s", network_id[:12], why)
+            self._networks.put(network_id, msgspec.structs.replace(known, why=why))

@@ -28,7 +28,7 @@ from meshnet.cli.types import port
 from meshnet.errors import BadInput, NotFound
 from meshnet.model.addresses import RESOLVER, Prefix, gateway
 from meshnet.model.names import check_name, label_from
-from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec, ServiceRequest
+from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec
 
 T = TypeVar("T")
 
@@ -296,22 +296,6 @@ def attach_request(
         basis=label_from(name) or f"c-{message.endpoint_id[:12]}",
         owner=owner(message.network_id, message.endpoint_id),
     )
-
-
-def service_requests(
-    network: str, attachment: str, name: str, labels: dict[str, str]
-) -> list[ServiceRequest]:
-    """Return what gives an attachment its names when they become known only later."""
-    first, ports = True, _ports(labels)
-    requests = []
-    for service in dict.fromkeys((*_services(labels), label_from(name))):
-        if service:
-            told = ports if first else ()
-            requests.append(
-                ServiceRequest(service=service, network=network, attachment=attachment, ports=told)
-            )
-            first = False
-    return requests
 
 
 def _services(labels: dict[str, str]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,14 @@ from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker import Driver
 from meshnet.containers.docker_engine import Engine
 from meshnet.containers.docker_networks import Known, Networks
-from meshnet.containers.docker_protocol import Message, Pool, attach_request, pool_of
-from meshnet.containers.docker_protocol import service_requests as requests_of
-from meshnet.errors import BadInput, MeshnetError, NotFound
+from meshnet.containers.docker_protocol import (
+    Message,
+    NetworkState,
+    Pool,
+    attach_request,
+    pool_of,
+)
+from meshnet.errors import BadInput, MeshnetError, NotFound, Unavailable
 from meshnet.wire.local import NetworkInfo, PortSpec
 
 NETWORKS = [
@@ -124,5 +130,73 @@ def test_names_come_from_container_label_and_compose() -> None:
     )
     composed = attach_request("red", message, ["10.50.0.9"], "", compose)
     assert (composed.basis, composed.service) == ("c-eeeeeeeeeeee", "front-end")
-    late = requests_of("red", "c-eeeeeeeeeeee", "my_shop", labels)
-    assert [request.service for request in late] == ["web", "front-end", "my-shop"]
+
+
+def plain(*configs: dict[str, Any], **said: Any) -> NetworkState:
+    return msgspec.convert({"Name": "net", "IPAM": {"Config": list(configs)}, **said}, NetworkState)
+
+
+DOCKERS = {"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}
+CHOSEN = {"Subnet": "10.50.0.0/24"}
+
+
+@pytest.mark.parametrize(
+    ("config", "chosen"),
+    [
+        (DOCKERS, ()),
+        ({"Subnet": "192.168.32.0/20", "Gateway": "192.168.32.1"}, ()),
+        (CHOSEN, ("10.50.0.0/24",)),
+        ({**CHOSEN, "Gateway": "10.50.0.1"}, ("10.50.0.0/24",)),
+        ({"Subnet": "172.18.5.0/24"}, ("172.18.5.0/24",)),
+    ],
+)
+def test_a_prefix_is_dockers_or_was_chosen(config: dict[str, Any], chosen: tuple[str, ...]) -> None:
+    assert protocol.chosen_prefixes(plain(config), protocol.DOCKERS_POOLS) == chosen
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Gateway": "10.50.0.7"},
+        {"IPRange": "10.50.0.0/25"},
+        {"AuxiliaryAddresses": {"router": "10.50.0.9"}},
+    ],
+)
+def test_what_the_mesh_cannot_keep_of_a_plain_network_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        protocol.chosen_prefixes(plain({**CHOSEN, **more}), protocol.DOCKERS_POOLS)
+
+
+def test_a_plain_network_is_made_anew_with_all_that_it_had() -> None:
+    state = plain(
+        DOCKERS,
+        Driver="meshnet",
+        Internal=True,
+        Labels={"com.docker.compose.network": "net"},
+        Options={"meshnet.network": "red"},
+    )
+    assert protocol.mesh_name(state) == "red"
+    assert protocol.mesh_name(plain(DOCKERS, Name="My.Shop_net")) == "my-shop-net"
+    made = protocol.remade(state, NETWORKS[0])
+    assert made["Name"] == "net"
+    assert (made["Driver"], made["Internal"], made["Options"]) == ("meshnet", True, state.options)
+    assert made["Labels"] == state.labels
+    assert made["IPAM"] == {
+        "Driver": "meshnet",
+        "Options": {"meshnet.network": "red"},
+        "Config": [{"Subnet": "10.50.0.0/24"}],
+    }
+
+
+def test_a_plain_network_says_why_it_is_not_on_the_mesh(tmp_path: Path) -> None:
+    networks = Networks(tmp_path / "docker.json")
+    networks.put("id", Known(""))
+    with pytest.raises(Unavailable, match="try again"):
+        networks.on_mesh("id")
+    networks.put("id", Known("", spec={"Name": "net"}, why="no coordinator"))
+    again = Networks(tmp_path / "docker.json")
+    assert again.plain() == ["id"]
+    with pytest.raises(Unavailable, match="no coordinator"):
+        again.on_mesh("id")
+    again.remove("id", lambda known: known.spec is None)
+    assert "id" in again

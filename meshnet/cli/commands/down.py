@@ -37,6 +37,8 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
         question = f"Forget the membership and the keys in {settings.state_dir}?"
         click.confirm(question, abort=True, err=True)
     fault = _leave(settings) if purge else None
+    if purge:
+        _leave_docker(settings)
     _stop_unit(settings, purge)
     _ask_agent(settings, purge)
     from meshnet.agent.down import down as take_away
@@ -57,6 +59,17 @@ def _leave(settings: Settings) -> MeshnetError | None:
     except MeshnetError as error:
         return error
     return None
+
+
+def _leave_docker(settings: Settings) -> None:
+    """Take our resolver out of Docker's settings; a fault there is said, and stops nothing."""
+    from meshnet.containers import docker_setup
+
+    try:
+        if docker_setup.undo(settings.state_dir):
+            step(f'{docker_setup.DAEMON}: "dns" is as it was; restart Docker')
+    except MeshnetError as error:
+        step(f"Docker's settings are left alone: {error.message}")
 
 
 def _stop_unit(settings: Settings, purge: bool) -> None:
