@@ -22,6 +22,7 @@ from meshnet.plan.state import ALIAS, VXLAN, VXLAN_PORT, Segment
 GROUP = 109
 """Our mark on links in the host's namespace that nft can match: nothing of them is forwarded."""
 
+PORT_STATE = 1
 PORT_LEARNING, PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD = 8, 9, 27, 30
 PORT_LOCKED = 39
 """Absent before Linux 5.18, which cannot lock a port."""

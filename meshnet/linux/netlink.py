@@ -232,6 +232,19 @@ class Netlink:
             bodies.append(body)
         raise _malformed("no end of answer")
 
+    def transact(self, batch: Sequence[bytes], what: str) -> None:
+        """Send messages that hold together or not at all; the last but one asks for the answer."""
+        last = self._transmit(batch, NLM_F_REQUEST)
+        first = last - len(batch) + 1
+        for kind, flags, number, body in self._receive(what):
+            if kind != NLMSG_ERROR or not first <= number <= last:
+                continue
+            code, words = _verdict(kind, flags, body)
+            if code:
+                raise _refused(what, code, words)
+            if number == last - 1:
+                return
+
     def dump(self, query: bytes, what: str) -> list[bytes]:
         """Return the bodies of a whole, consistent dump; `what` names it in an error."""
         for _ in range(_DUMP_TRIES):

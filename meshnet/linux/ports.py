@@ -13,6 +13,7 @@ its own addresses (`source_guard`), and sends no frame with an unknown MAC to it
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from meshnet.linux.links import (
     PORT_LEARNING,
     PORT_LOCKED,
     PORT_MULTICAST_FLOOD,
+    PORT_STATE,
     PORT_UNICAST_FLOOD,
     make_veth,
     set_link,
@@ -34,6 +36,10 @@ from meshnet.linux.segment import is_on
 from meshnet.linux.spaces import Space
 from meshnet.linux.sysctl import are_set, quiet, set_all
 from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
+
+FORWARDS_WITHIN = 0.2
+"""Seconds for which a new port is waited for."""
+_FORWARDING = b"\3"
 
 _GUARDED = {
     PORT_LEARNING: False,
@@ -61,6 +67,17 @@ def set_one(space: Space, home: int, name: str, port: Port) -> None:
             end, far = _make(space, there, name, port)
         _set_end(space, links[BRIDGE].index, end, port)
         set_far_end(there, far, port)
+    _wait_until_it_forwards(space, name)
+
+
+def _wait_until_it_forwards(space: Space, name: str) -> None:
+    """Give the kernel a moment: it lets a bridge's port forward a little after both ends are up,
+    and until then what the container is sent is lost."""
+    limit = time.monotonic() + FORWARDS_WITHIN
+    while time.monotonic() < limit:
+        if space.require(name).port.get(PORT_STATE, b"")[:1] == _FORWARDING:
+            return
+        time.sleep(0.001)
 
 
 def _set_handed(space: Space, home: int, links: dict[str, rt.Link], name: str, port: Port) -> None:

@@ -13,7 +13,7 @@ held by the bridge (a locked port), which is the second lock on the same door wh
 
 Context: netfilter sees each frame that enters the bridge. Choice: three lookups by hash, over sets
 of (port, MAC, address), filled before a port carries frames and changed in one transaction. Price:
-a run of nft for every port that is made or removed, and the lookup for every frame.
+the lookup for every frame.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
+from meshnet.linux import nft_elements
 from meshnet.linux.nft import Listing, Table, elements_of, is_as_made
 from meshnet.model.addresses import Address, Interface
 from meshnet.plan.state import NFT_TABLE, VXLAN, Port
@@ -95,6 +96,7 @@ class SourceGuard:
     """The table in one network's namespace (`home`, a descriptor)."""
 
     def __init__(self, home: int) -> None:
+        self._home = home
         self._table = Table(home, "bridge", NFT_TABLE)
         self._seen: _Seen | None = None
 
@@ -130,10 +132,9 @@ class SourceGuard:
     def _change(self, wanted: Grants) -> None:
         seen = self._look()
         before, after = _elements(seen.grants, ()), _elements(wanted, ())
-        lines = self._lines("delete", (before - after) & seen.elements)
-        lines += self._lines("add", after - seen.elements)
-        if lines:
-            self._table.run(lines)
+        deleted, added = (before - after) & seen.elements, after - seen.elements
+        if deleted or added:
+            nft_elements.change(self._home, NFT_TABLE, _keys(deleted), _keys(added))
             self._remember(seen, (seen.elements - before) | after)
 
     def _remember(self, seen: _Seen, elements: Elements) -> None:
@@ -174,6 +175,13 @@ def _elements(grants: Grants, gateways: Iterable[Interface]) -> Elements:
             if one.version == 6:
                 found.add(("told6", f'"{name}" . {grant.mac} . {int(one):#x}'))
     return frozenset(found)
+
+
+def _keys(elements: Elements) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for kind, element in elements:
+        found.setdefault(kind, []).append(nft_elements.key_of(element))
+    return found
 
 
 def _grants(elements: Elements) -> Grants:
