@@ -5,7 +5,9 @@
 One node, its agent, and namespaces as many as ADDs. Contenders are started in the same way, by the
 same process on the node, in turn, so that what else the machine does befalls both:
 
-    ours       meshnet-cni: interface, cluster-wide address, facts signed and on disk, names
+    ours       meshnet-cni as `meshnet cni setup` puts it there: interface, cluster-wide address,
+               facts signed and on disk, names
+    linked     the same, but the program that pip installs
     reference  bridge, which starts host-local: interface and address on this host only
 
     K1         ADD, one after the other: ours ÷ reference
@@ -32,7 +34,7 @@ from tests.lab.engines import CNI_DIRECTORY, PLUGIN
 from tests.lab.mesh import PROGRAM, Mesh
 
 INSIDE = "--inside"
-OURS = {"cniVersion": "1.0.0", "name": "ours", "type": PLUGIN}
+OURS = {"cniVersion": "1.0.0", "type": PLUGIN}
 BRIDGE = {
     "cniVersion": "1.0.0",
     "name": "reference",
@@ -43,7 +45,8 @@ BRIDGE = {
 }
 INSTALLED = f"/run/cni/bin/{PLUGIN}"
 CONTENDERS = {
-    "ours": (str(Path(PROGRAM).with_name(PLUGIN)), OURS),
+    "ours": (INSTALLED, {**OURS, "name": "ours"}),
+    "linked": (str(Path(PROGRAM).with_name(PLUGIN)), {**OURS, "name": "linked"}),
     "reference": (f"{CNI_DIRECTORY}/bridge", BRIDGE),
 }
 
@@ -120,6 +123,7 @@ def main() -> None:
         mesh.start()
         node = mesh.join(lab.host("n1", "lan"))
         mesh.wait_until_whole()
+        node.meshnet("cni", "setup", "--bin-dir", str(Path(INSTALLED).parent))
         words = (sys.executable, "-m", "tests.bench.cni_add", INSIDE)
         counts = ("--adds", str(options.adds), "--parallel", str(options.parallel))
         report(json.loads(node.host.output(*words, *counts, timeout=900)))
