@@ -55,18 +55,23 @@ class Outcome:
 
 
 class Reconciler:
-    """Brings the kernel to what `want` returns; takes nothing away while `may_remove` is false."""
+    """Brings the kernel to what `want` returns; takes nothing away while `may_remove` is false.
+
+    `look` is called before an audit, for what may have come to an end.
+    """
 
     def __init__(
         self,
         kernel: Kernel,
         want: Callable[[], Host],
+        look: Callable[[], None],
         may_remove: Callable[[], bool],
         seen: Callable[[Host], None],
         done: Callable[[Outcome], None],
     ) -> None:
         self._kernel = kernel
         self._want = want
+        self._look = look
         self._may_remove = may_remove
         self._seen = seen
         self._done = done
@@ -130,6 +135,8 @@ class Reconciler:
             self._dirty = False
             waiters, self._waiters = self._waiters, []
             started = time.monotonic()
+            if started >= self._audit_at:
+                self._look()
             want = self._want()
             outcome = await _shielded(lambda: self._pass(want, remove=self._may_remove()))
             outcome.seconds = time.monotonic() - started
