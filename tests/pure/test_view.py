@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshnet.model.facts import Fact, FactSet
 from meshnet.model.keys import SigningKey
 from meshnet.model.records import Record
-from meshnet.model.statements import Issuer, Revocation, Statement
+from meshnet.model.statements import Issuer, Revocation, Statement, StaticRecord
 from meshnet.model.view import Node, View, Viewer
 from meshnet.wire.fact import sign, sign_deletion
 from tests.pure import facts as f
@@ -260,3 +260,24 @@ def test_a_key_that_gets_an_owner_is_taken_from_whoever_claimed_it_before() -> N
     after = viewer.view(facts, facts.merge([proof]), f.NOW)
     assert node(before, 0).record is not None
     assert node(after, 0).record is None
+
+
+def test_of_two_issuers_words_with_one_sequence_the_same_holds_everywhere() -> None:
+    certified = sign(f.ROOT, Issuer(f.SECOND_ISSUER.public, f.LATER), 2)
+    rivals = [
+        sign(f.ISSUER, StaticRecord("x", "A", ("192.0.2.1",)), 500),
+        sign(f.SECOND_ISSUER, StaticRecord("x", "A", ("192.0.2.2",)), 500),
+    ]
+    facts = [*f.base(), certified]
+    views = [view_of([*facts, *order]) for order in (rivals, rivals[::-1])]
+    grown = Viewer(f.ROOT.public)
+    known = FactSet()
+    for step in ([rivals[1]], facts, [rivals[0]]):
+        views.append(grown.view(known, known.merge(step), f.NOW))
+    winner = max(rivals, key=lambda fact: fact.payload)
+    assert {view.statements.static for view in (*views[:2], views[-1])} == {(winner.body,)}
+
+
+def test_one_writer_that_says_two_things_with_one_sequence_is_understood_alike_everywhere() -> None:
+    said = [sign(f.NODES[0], f.node_record(100, port), 7) for port in (1, 2)]
+    assert with_(*said) == with_(*said[::-1]) == with_(*said, said[0])

@@ -27,6 +27,7 @@ MEMBERS_ONLY = [
     ("POST", api.RENEW),
     ("POST", api.LEASES),
     ("POST", api.PUBLISH),
+    ("POST", api.LEAVE),
     ("POST", api.NETWORKS),
     ("DELETE", api.NETWORKS + "/default"),
     ("GET", api.WATCH),
