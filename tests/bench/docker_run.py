@@ -8,7 +8,8 @@ Two nodes with a dockerd each, which are also a Swarm of two. Contenders in turn
     bridge    a bridge of Docker's own, on one host only
     overlay   Docker Swarm's overlay, as `docker network create -d overlay --attachable`; in clear
 
-    K2        docker run -d … sleep: ours ÷ bridge, ours ÷ overlay
+    K2        docker run -d … sleep: ours ÷ bridge, ours ÷ overlay. Not the first container of its
+              network on the host, for which ours and Swarm make a namespace
     rm        docker rm -f of the same
     request   a page of a few bytes by HTTP from a container on the other host, wget and all
     ping      round trip to a container on the other host
@@ -58,6 +59,8 @@ def timed(act: Callable[[], object]) -> float:
 
 
 def run_and_remove(docker: Docker, runs: int, found: Found) -> None:
+    for network in CONTENDERS:
+        docker.run(f"first-{network}", network, "/bin/sleep", "10000")
     for number in range(runs):
         for network in CONTENDERS:
             name = f"{network}-{number}"
