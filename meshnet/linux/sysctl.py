@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,11 +41,16 @@ def quiet(name: str) -> dict[str, str]:
 
 
 def _is_set(setting: tuple[str, str]) -> bool:
+    """Say whether one is as it should be; by bare calls, since every audit reads thirty."""
     key, value = setting
     try:
-        return (ROOT / key).read_text().strip() == value
+        descriptor = os.open(f"{ROOT}/{key}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
+    try:
+        return os.read(descriptor, 64).strip() == value.encode()
+    finally:
+        os.close(descriptor)
 
 
 def _set_all(values: Mapping[str, str]) -> None:

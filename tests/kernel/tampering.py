@@ -129,6 +129,10 @@ guard_kinds = _numbered(
     "nft insert rule inet meshnet forward accept",
     "nft add element inet meshnet ports { @ }",
     "nft delete element inet meshnet ports { 14789 }",
+    f"{IN} nft flush ruleset",
+    f"{IN} nft delete table bridge meshnet",
+    f"{IN} nft flush table bridge meshnet",
+    f"{IN} nft add chain bridge meshnet strange",
     "nft add chain inet meshnet strange { type filter hook input priority 0 \\; policy drop \\; }",
 )
 namespace_kinds = _lines(
@@ -177,6 +181,7 @@ sysctl -a -r 'net.ipv[46].conf.(meshnet0|mesh-default|foreign0).(disable_ipv6|ac
 """
 LOOK_NETWORK = """
 ip -o -d link; ip -o addr; ip route; ip -6 route; bridge fdb; ip neigh show nud permanent
+nft list ruleset
 sysctl -a -r 'net.ipv[46].(ip_forward|conf.*.(forwarding|disable_ipv6|accept_r.*|addr_gen_mode))'
 """
 LOOK_CONTAINER = """
@@ -222,6 +227,7 @@ def _stable(text: str) -> list[str]:
     """
     for mac in set(CHOSEN.findall(text)):
         text = text.replace(mac, "chosen")
+    text = re.sub(r"(scope \w+ \w+):\d+\\", r"\1\\", text)  # a label, after a rename
     text = re.sub(r"\n(?!\[|\d|\n)(?=[A-Z]\w+ = )", "; ", text)
     lines = (UNSTABLE.sub("", NUMBERS.sub("", line)).split() for line in text.splitlines())
     rows = (" ".join(words) for words in lines if words)
