@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def missing(*programs: str) -> str:
     """Say which of the programs this machine has not, as a reason to skip; '' when none."""
     absent = [name for name in programs if not shutil.which(name)]
     return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def without_cni() -> str:
+    """Say that podman has no CNI backend, as a reason to skip: podman 5 has dropped it."""
+    said = subprocess.run(["podman", "--version"], capture_output=True, text=True, check=True)
+    version = said.stdout.split()[-1]
+    return f"podman {version} has no CNI backend" if int(version.split(".")[0]) >= 5 else ""
 
 
 class Podman:

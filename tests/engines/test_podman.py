@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.lab import wait_until
-from tests.lab.engines import CNI_DIRECTORY, IMAGE, PLUGIN, CniPodman, missing
+from tests.lab.engines import CNI_DIRECTORY, IMAGE, PLUGIN, CniPodman, missing, without_cni
 from tests.lab.mesh import Mesh
 from tests.scenes.mesh_scenes import mesh_of
 
-ABSENT = missing("podman", "runc", "busybox", f"{CNI_DIRECTORY}/bridge")
+ABSENT = missing("podman", "runc", "busybox", f"{CNI_DIRECTORY}/bridge") or without_cni()
 pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
