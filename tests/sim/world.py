@@ -28,6 +28,7 @@ from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
 from meshnet.coordinator.admin_client import AdminClient
 from meshnet.coordinator.config import SOCKET, Directory
+from meshnet.coordinator.core import Terms
 from meshnet.coordinator.main import Coordinator
 from meshnet.coordinator.setup import initialise
 from meshnet.coordinator.sql import migrate
@@ -88,7 +89,7 @@ class SimNode:
 class World:
     """A coordinator and its nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Terms | None = None) -> None:
         shm = Path("/dev/shm")
         self.directory = Path(
             tempfile.mkdtemp(prefix="meshnet-sim-", dir=shm if shm.is_dir() else None)
@@ -104,6 +105,7 @@ class World:
             self.directory / "coordinator",
             urls=[f"https://127.0.0.1:{self._port}"],
             listen=[f"127.0.0.1:{self._port}"],
+            terms=terms,
         )
 
     # The coordinator
