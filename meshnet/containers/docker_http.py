@@ -38,20 +38,32 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        size = int(length) if length.isdigit() else 0
-        data = self._chunked() if self.headers.get("Transfer-Encoding") else self.rfile.read(size)
+        try:
+            data = self._body()
+        except ValueError as error:
+            self.close_connection = True
+            self._reply(400, _error(f"the request's body cannot be read: {error}"))
+            return
         call = cast(Server, self.server).calls.get(self.path.removeprefix("/"))
         if call is None:
             self._reply(404, _error(f"{self.path} is not implemented"))
         else:
             self._reply(200, self._answer(call, data))
 
+    def _body(self) -> bytes:
+        """Read the body; ValueError when it is too long or not what HTTP says."""
+        if self.headers.get("Transfer-Encoding"):
+            return self._chunked()
+        size = int(self.headers.get("Content-Length", "0"))
+        if not 0 <= size <= BODY_LIMIT:
+            raise ValueError(f"{size} bytes")
+        return self.rfile.read(size)
+
     def _chunked(self) -> bytes:
         data = b""
         while size := int(self.rfile.readline(32).strip() or b"0", 16):
-            if len(data) + size > BODY_LIMIT:
-                return b"too long"
+            if not 0 < len(data) + size <= BODY_LIMIT:
+                raise ValueError(f"more than {BODY_LIMIT} bytes")
             data += self.rfile.read(size)
             self.rfile.readline(4)
         self.rfile.readline(4)

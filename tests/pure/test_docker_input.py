@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker import Driver
 from meshnet.containers.docker_engine import Engine
+from meshnet.containers.docker_http import Server
 from meshnet.containers.docker_networks import Known, Networks
 from meshnet.containers.docker_protocol import (
     Message,
@@ -200,3 +203,38 @@ def test_a_plain_network_says_why_it_is_not_on_the_mesh(tmp_path: Path) -> None:
         again.on_mesh("id")
     again.remove("id", lambda known: known.spec is None)
     assert "id" in again
+
+
+HEAD = b"POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (HEAD + b"\r\n", b"200"),
+        (HEAD + b"Content-Length: 2\r\n\r\n{}", b"200"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"200"),
+        (HEAD + b"Content-Length: many\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: 99999999999\r\n\r\n", b"400"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", b"400"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffff\r\n", b"400"),
+        (b"GET /Plugin.Activate HTTP/1.1\r\n\r\n", b"501"),
+        (b"POST /NetworkDriver.Nothing HTTP/1.1\r\n\r\n", b"404"),
+        (b"\xff\x00\r\n\r\n", b"400"),
+    ],
+)
+def test_whatever_comes_on_the_plugin_socket_has_an_answer(
+    driver: Driver, tmp_path: Path, said: bytes, answer: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as dockerd:
+        listener.bind(str(tmp_path / "plugin.sock"))
+        listener.listen()
+        server = Server(driver.calls, listener)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        dockerd.settimeout(10)
+        dockerd.connect(str(tmp_path / "plugin.sock"))
+        dockerd.sendall(said)
+        assert answer in dockerd.recv(4096).partition(b"\r\n")[0]
+        thread.join(10)
