@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from meshnet.agent import uplink
 from meshnet.coordinator.core import Terms
+from meshnet.model.view import View
 from tests.sim.world import SimNode, World
 
 LIMIT = 30.0
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> World:
     return World(getattr(request, "param", None))
 
 
@@ -45,12 +46,16 @@ def peers(sim: SimNode) -> set[str]:
 
 def services(sim: SimNode) -> int:
     """Return how many instances a node knows of."""
+    return sum(len(node.instances) for node in view(sim).nodes.values())
+
+
+def view(sim: SimNode) -> View:
     assert sim.node is not None
-    return sum(len(node.instances) for node in sim.node.view.nodes.values())
+    return sim.node.view
 
 
 def snapshots() -> float:
-    return uplink.SNAPSHOTS._value.get()
+    return float(uplink.SNAPSHOTS._value.get())
 
 
 async def test_a_node_whose_memory_of_the_coordinators_facts_is_wrong_asks_for_them_all(
@@ -105,10 +110,8 @@ async def test_membership_and_leases_are_renewed_unattended(
         mesh.start(sim)
     await until(lambda: all(sim.node and sim.node.me for sim in mesh.nodes.values()), "all are up")
     await mesh.attach(mesh.nodes["n0"], "default", "web")
-    ends = [
-        sim.node.me.membership.not_after for sim in mesh.nodes.values() if sim.node and sim.node.me
-    ]
-    await until(lambda: time.time() > max(ends) + 1, "the end of what they had")
+    ends = max(node.membership.not_after for node in view(mesh.nodes["n0"]).nodes.values())
+    await until(lambda: time.time() > ends + 1, "the end of what they had")
     for sim in mesh.nodes.values():
         assert len(peers(sim)) == 2
         assert services(sim) == 1
