@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 MAPPING = KEEPALIVE_BEHIND_NAT + 1
 PASSIVE = 10
-"""Seconds after which WireGuard acknowledges what it was sent, by itself (its paper, section 6.5)."""
+"""Seconds after which WireGuard acknowledges what it was sent, by itself (paper, section 6.5)."""
 FORGETFUL = "".join(
     f"echo {MAPPING} >/proc/sys/net/netfilter/{name}\n"
     for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
