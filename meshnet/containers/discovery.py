@@ -25,7 +25,7 @@ from typing import NoReturn, Protocol
 
 from meshnet.agent.attachments import namespace_inode
 from meshnet.containers import labels
-from meshnet.containers.engine import Engine, Listed, Lost, News
+from meshnet.containers.engine import RELIST, Engine, Listed, Lost, News
 from meshnet.containers.engine_protocol import Action, Container, Details, Event, Port
 from meshnet.containers.labels import Placed, Wish
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
@@ -62,10 +62,13 @@ class Desk(Protocol):
 class Discovery:
     """Follows one engine. `inode_of` finds a network namespace's inode by its path."""
 
-    def __init__(self, path: Path, desk: Desk, inode_of: Callable[[str], int]) -> None:
-        self._engine = Engine(path)
+    def __init__(
+        self, engine: Engine, desk: Desk, inode_of: Callable[[str], int], relist: float = RELIST
+    ) -> None:
+        self._engine = engine
         self._desk = desk
         self._inode_of = inode_of
+        self._relist = relist
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
         self._plugged: set[str] = set()
@@ -80,7 +83,7 @@ class Discovery:
     async def run(self) -> NoReturn:
         """Follow it until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._engine.watch(self._hear))
+            group.create_task(self._engine.watch(self._hear, relist=self._relist))
             for _ in range(WORKERS):
                 group.create_task(self._work())
         raise AssertionError("an engine is watched for ever")
@@ -257,4 +260,4 @@ def _looks_right(placed: Placed, item: LocalAttachment, container: Container) ->
 
 async def follow(path: Path, desk: Desk) -> None:
     """Follow the engine on a socket, for the agent that this runs in."""
-    await Discovery(path, desk, namespace_inode).run()
+    await Discovery(Engine(path), desk, namespace_inode).run()

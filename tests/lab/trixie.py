@@ -28,7 +28,7 @@ PACKAGES = (
     *("docker.io", "docker-cli", "runc", "iptables", "nftables", "iproute2", "procps"),
     *("podman", "netavark", "aardvark-dns", "conmon", "busybox-static"),
 )
-LIMIT = 400
+LIMIT = 240
 """Seconds that its installation may take."""
 
 ROOT = "/var/lib/trixie"
