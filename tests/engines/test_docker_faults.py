@@ -7,6 +7,7 @@ container, MESHNET_KILLS=50 of the agent in the middle of a call.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -122,7 +123,7 @@ def test_an_agent_killed_in_the_middle_leaves_nothing(mesh: Mesh, dockers: Docke
     for number in range(KILLS):
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(docker.host.works, "/usr/bin/docker", *words, timeout=90)
-            wait([run], 0.8 * number / KILLS)
+            wait([run], 1.2 * number / KILLS)
             node.kill()
             run.exception(90)
         node.start()
@@ -229,6 +230,24 @@ def test_rules_of_others_do_not_stop_the_mesh_and_ours_come_back(
     assert node.host.output("iptables", "-S") == rules
     docker("rm", "-f", "c1")
     other("rm", "-f", "c2")
+
+
+def test_with_live_restore_a_container_runs_on_while_dockerd_restarts(
+    mesh: Mesh, dockers: Dockers
+) -> None:
+    docker, other = dockers.values()
+    settings = docker.host.file("/run/daemon.json")
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "live-restore": True}))
+    restart(docker)
+    own = serve(docker, "web-1", "one")
+    process = docker("inspect", "-f", "{{.State.Pid}}", "web-1")
+    restart(docker)
+    assert docker("inspect", "-f", "{{.State.Pid}}", "web-1") == process
+    assert address(docker, "web-1") == own
+    assert everywhere(list(mesh), "web-1.appnet.mesh", [own])
+    assert ask(other, "http://web.mesh/") == "this is one\n"
+    docker(*BRIEF)
+    docker("rm", "-f", "web-1")
 
 
 def test_a_host_that_comes_back_has_its_containers_on_the_mesh_again(
