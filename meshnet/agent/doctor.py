@@ -28,6 +28,7 @@ from meshnet.linux import foreign, netns, probe
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.underlay import underlay
+from meshnet.linux.ways import ways
 from meshnet.linux.wireguard import find_free_port, is_port_free
 from meshnet.model.addresses import Address, Endpoint
 from meshnet.model.names import ZONE
@@ -154,7 +155,15 @@ class Doctor:
             port_taken=bool(wanted and not actual and not is_port_free(wanted)),
             port_open=not actual or not is_port_free(actual),
             gone=tuple(item.netns for item in node.attachments.vanished()),
+            ways=await asyncio.to_thread(self._ways, peer),
         )
+
+    def _ways(self, peer: Subject | None) -> tuple[tuple[Address, str], ...]:
+        """Return by which links the kernel sends to the peer in question, or to some of all."""
+        nodes = [peer.node] if peer and peer.node else list(self._node.view.nodes.values())
+        others = [node.membership for node in nodes if node.id != self._node.id][:TRIED_BY_HAND]
+        addresses = [address for one in others for address in (one.address4, one.address6)]
+        return tuple(ways(addresses).items()) if addresses else ()
 
     async def _clock(self) -> tuple[int | None, str]:
         """Return the coordinator's clock less ours in seconds, or why it is not known."""

@@ -2,7 +2,8 @@
 
 pyroute2 spends some 160 µs of Python on every message, which is forty times the kernel's own work
 for a thousand entries; so what comes by the thousand (FDB, neighbours, routes, WireGuard peers)
-is packed here by `struct` and everything rare is left to pyroute2. The dialogue (RFC 3549):
+is packed here by `struct`, and so is all that lies between an agent's start and its first packet.
+Rare questions are left to pyroute2 (`ways`). The dialogue (RFC 3549):
 
     us → kernel   up to 128 messages in one send, each with its own sequence, the last one with
                   NLM_F_ACK

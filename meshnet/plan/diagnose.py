@@ -348,6 +348,15 @@ def check_route(evidence: Evidence) -> Finding | None:
     missing = drift(evidence, "route")
     if missing:
         return _wrong("route", "; ".join(missing), _mend(evidence))
+    tunnel = evidence.want.tunnel
+    for address, link in evidence.ways:
+        if tunnel is not None and link != tunnel.name:
+            return _wrong(
+                "route",
+                f"packets to {address} leave by {link or 'no link'} and not by {tunnel.name}:"
+                " a rule or a route of another program comes first",
+                f"Look at `ip route get {address}` and `ip rule`, and take away what is not ours.",
+            )
     return _ok("route", "the mesh's prefixes lead into the tunnel")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from meshnet.model.addresses import Address
 from meshnet.model.facts import Fact
 from meshnet.model.names import DEFAULT_NETWORK, ZONE
 from meshnet.model.records import Attachment
@@ -76,7 +77,8 @@ class Evidence:
     """All that is known for one diagnosis.
 
     `offset` is the coordinator's clock less ours, in seconds. `drift` is what a reconciliation
-    would do now. `agent` is whether ours runs. `peer` and `here` are None without arguments.
+    would do now. `agent` is whether ours runs. `peer` and `here` are None without arguments. `ways`
+    are mesh addresses of peers and the link each is sent by, '' for none.
     """
 
     now: int
@@ -103,6 +105,7 @@ class Evidence:
     unreachable: tuple[str, ...] = ()
     asked: tuple[Asked, ...] = ()
     gone: tuple[str, ...] = ()
+    ways: tuple[tuple[Address, str], ...] = ()
 
     @property
     def me(self) -> Node | None:

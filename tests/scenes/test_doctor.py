@@ -183,6 +183,17 @@ def test_a_fault_at_the_far_end_sends_us_there(play: Play) -> None:
     wait_until_well(play)
 
 
+def test_a_rule_that_leads_the_mesh_elsewhere_is_named(play: Play) -> None:
+    host = play.n1.host
+    host.shell("ip route add default dev eth0 table 77; ip rule add to 10.213.0.0/16 table 77")
+    code, found = doctor(play.n1, "n1", "n2")
+    host.shell("ip rule del table 77; ip route flush table 77")
+    assert code == 1
+    assert first(found).check == "route"
+    assert f"{play.n2.address4} leave by eth0 and not by meshnet0" in first(found).text
+    wait_until_well(play)
+
+
 def test_an_endpoint_that_is_not_the_peers_is_named(play: Play) -> None:
     words = words_of(play)
     with stopped(play.n1, play.n2):
