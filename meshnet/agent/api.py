@@ -134,8 +134,7 @@ class Api:
 
     async def detach(self, request: web.Request) -> local.Done:
         body = await _body(request, local.DetachRequest)
-        item = self._desk.find(body)
-        await self._desk.detach(item.network, item.name)
+        item = await self._desk.detach(body.network, body.name, owner=body.owner)
         return local.Done(message=f"detached {item.name} from network {item.network}")
 
     async def reserve(self, request: web.Request) -> local.Reserved:

@@ -20,7 +20,6 @@ from meshnet.agent.node import MeshNode
 from meshnet.errors import NotFound, Unavailable
 from meshnet.wire import cni
 from meshnet.wire.cni import Call, CniError
-from meshnet.wire.local import DetachRequest
 
 Reply = dict[str, Any] | None
 
@@ -66,8 +65,7 @@ class Cni:
 
     async def _detach(self, owner: str) -> None:
         try:
-            item = self._desk.find(DetachRequest(owner=owner))
-            await self._desk.detach(item.network, item.name)
+            await self._desk.detach(owner=owner)
         except NotFound:
             return
 

@@ -31,7 +31,6 @@ from meshnet.plan.state import HANDED, handed_interface
 from meshnet.wire.local import (
     Attached,
     AttachRequest,
-    DetachRequest,
     PortSpec,
     Reserved,
     ReserveRequest,
@@ -217,12 +216,6 @@ class Desk:
         self._node.speak()
         self._node.changed()
 
-    def find(self, request: DetachRequest) -> LocalAttachment:
-        """Return the attachment that is to be detached; NotFound when there is none."""
-        if request.owner:
-            return self._node.attachments.owned(request.owner)
-        return self._node.attachments.get(request.network, request.name)
-
     async def check(self, owner: str) -> Attached:
         """Return what an owner's attachment was given; Conflict when the kernel differs."""
         item = self._node.attachments.owned(owner)
@@ -231,16 +224,23 @@ class Desk:
                 raise Conflict(f"attachment {item.name} is not as it should be: {operation}")
         return self.describe(item)
 
-    async def detach(self, network: str, name: str) -> None:
-        """Take an attachment away: first its facts, then its interface."""
+    async def detach(
+        self, network: str = "", name: str = "", *, owner: str = ""
+    ) -> LocalAttachment:
+        """Take an attachment away, by its owner or its name: first its facts, then its interface.
+
+        It is looked for in turn: whoever gave an attach up and asks for this has nothing left.
+        """
+        known = self._node.attachments
         async with self._turn:
-            item = self._node.attachments.get(network, name)
+            item = known.owned(owner) if owner else known.get(network, name)
             if item.host:
-                raise Conflict(f"attachment {name} on {network} is the host's own")
-            self._node.attachments.remove(network, name)
+                raise Conflict(f"attachment {item.name} on {item.network} is the host's own")
+            known.remove(item.network, item.name)
         self._node.speak()
         self._node.changed()
         await self._node.reconciler.soon()
+        return item
 
     def add_service(self, request: ServiceRequest) -> LocalAttachment:
         """Make an attachment (the host's own by default) an instance of a service."""

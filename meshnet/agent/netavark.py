@@ -14,7 +14,7 @@ from meshnet.agent.desk import Desk
 from meshnet.agent.node import MeshNode
 from meshnet.errors import NotFound
 from meshnet.wire import netavark
-from meshnet.wire.local import DetachRequest, NetworkInfo, NetworkRequest
+from meshnet.wire.local import NetworkInfo, NetworkRequest
 from meshnet.wire.netavark import Call
 
 Reply = dict[str, Any] | None
@@ -66,8 +66,7 @@ class Netavark:
     async def _teardown(self, call: Call) -> Reply:
         assert call.container is not None
         try:
-            item = self._desk.find(DetachRequest(owner=netavark.owner(call.container)))
-            await self._desk.detach(item.network, item.name)
+            await self._desk.detach(owner=netavark.owner(call.container))
         except NotFound:
             return None
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from meshnet.containers.cni import ask
+from meshnet.containers.cni import ask, pack
 from tests.lab import Container, wait_until
 from tests.lab.mesh import PROGRAM, Mesh, Node
 from tests.scenes.mesh_scenes import can_ping, dump, mesh_of
@@ -264,6 +265,25 @@ def test_an_agent_killed_in_the_middle_leaves_nothing(mesh: Mesh) -> None:
     wait_until(lambda: remains(mesh, node) == before, 20, lambda: remains(mesh, node))
 
 
+def test_a_plugin_killed_in_the_middle_leaves_nothing_that_del_does_not_find(mesh: Mesh) -> None:
+    node = mesh.nodes["n1"]
+    before = remains(mesh, node)
+    path = str(node.host.file("/run/meshnet/agent.sock"))
+    config = json.dumps({"cniVersion": "1.1.0", "name": "pods", "type": "meshnet-cni"}).encode()
+    for number in range(10):
+        with pod(node, f"g{number}") as made:
+            env = {"CNI_COMMAND": "ADD", "CNI_NETNS": made.box.netns_path, "CNI_IFNAME": "eth0"}
+            raw = {key.encode(): value.encode() for key, value in env.items()}
+            body = pack({**raw, b"CNI_CONTAINERID": made.id.encode()}, config)
+            head = f"POST /v1/cni HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            with socket.socket(socket.AF_UNIX) as plugin:
+                plugin.connect(path)
+                plugin.sendall(head + body)
+            made.delete()
+            assert not made.box.works("ip", "link", "show", "eth0")
+    wait_until(lambda: remains(mesh, node) == before, 5, lambda: remains(mesh, node))
+
+
 def refused_without_an_agent(made: Pod) -> None:
     for command, code in (("ADD", 11), ("DEL", 11), ("STATUS", 50)):
         with pytest.raises(CniFailed, match="no agent listens") as failed:
@@ -331,11 +351,11 @@ def wrong_calls(seed: int, count: int, netns: str) -> Iterator[tuple[dict[str, s
 def test_wrong_input_is_a_clear_error_and_changes_nothing(mesh: Mesh) -> None:
     node = mesh.nodes["n1"]
     box = node.host.container("bad")
-    socket = str(node.host.file("/run/meshnet/agent.sock"))
+    path = str(node.host.file("/run/meshnet/agent.sock"))
     before = remains(mesh, node), dump(node.host), node.attachments(), node.status().revision
     for env, data in wrong_calls(os.getpid(), 300, box.netns_path):
         raw = {key.encode(): os.fsencode(value) for key, value in env.items()}
-        status, output = ask(socket, raw, data)
+        status, output = ask(path, raw, data)
         error = json.loads(output)
         assert status == 1, (env, data, output)
         assert set(error) == {"cniVersion", "code", "msg", "details"}
