@@ -31,8 +31,7 @@ from tests.sim.world import SimNode, World
 T = TypeVar("T")
 
 NETWORKS = ("default", "back")
-REST_LIMIT = 60.0
-MOVE_LIMIT = 300.0
+MOVE_LIMIT = 400.0
 BUILD_LIMIT = 240.0
 PAUSE = 0.05
 
@@ -54,6 +53,7 @@ class MeshModel(RuleBasedStateMachine):
     """Moves of the world, and what must be so after each."""
 
     count = 6
+    rest_limit = 60.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,9 +187,9 @@ class MeshModel(RuleBasedStateMachine):
     @invariant()
     def every_kernel_equals_the_model(self) -> None:
         if self.world.nodes:
-            self.do(self._rest())
+            self.do(self._rest(self.rest_limit))
 
-    async def _rest(self, limit: float = REST_LIMIT) -> None:
+    async def _rest(self, limit: float) -> None:
         """Wait until all is as the model says; fail with the first difference when it never is."""
         deadline = time.monotonic() + limit
         while difference := self._difference():
@@ -258,6 +258,7 @@ class MeshModel(RuleBasedStateMachine):
 class LargeMeshModel(MeshModel):
     """The same with many agents: 200, or as many as MESHNET_SIM_AGENTS says."""
 
+    rest_limit = 240.0
     count = int(os.environ.get("MESHNET_SIM_AGENTS", "200"))
 
 
