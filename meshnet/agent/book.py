@@ -91,7 +91,8 @@ class Book:
             elif body is None and known is not None and not known.deleted:
                 sequence += 1
                 changed.append(sign_deletion(self._key, *slot, sequence))
-        return self.admit(changed) + self._prune()
+        said = self.admit(changed)
+        return said + self._prune() if any(fact.deleted for fact in said) else said
 
     def _said(self) -> list[tuple[str, str]]:
         kinds = RECORDS.keys() - {Floor.KIND}
