@@ -18,10 +18,10 @@ whether its rules are those we made.
 
 Context: every packet of the host passes these chains, and one that WireGuard has sealed carries
 some 1,400 bytes, where one on our networks carries up to 64 kB. Choice: what WireGuard's port sends
-and receives passes first, by values in the rule instead of look-ups in sets; and redirected packets
-are asked for only where the host has NAT of its own, since a rule that looks at connections makes
-the kernel track all of them. Price: a host that begins to redirect waits for the next audit, and
-what has bound WireGuard's port while there is no WireGuard is let out.
+and receives passes first and the tunnel's next, by values in the rules instead of look-ups in sets;
+and redirected packets are asked for only where the host has NAT of its own, since a rule that looks
+at connections makes the kernel track all of them. Price: a host that begins to redirect waits for
+the next audit, and what has bound WireGuard's port while there is no WireGuard is let out.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ table inet {table} {{
     chain input {{
         type filter hook input priority filter - 5; policy accept;
         {sealed_in}
+        iifname "{tunnel}" accept
         iifname "lo" accept
-        iifname @tunnel accept
         jump outside
         jump posers
         ip daddr {resolver} meta iifkind "bridge" accept
@@ -72,8 +72,8 @@ table inet {table} {{
     chain output {{
         type filter hook output priority filter - 5; policy accept;
         {sealed_out}
+        oifname "{tunnel}" accept
         oifname "lo" accept
-        oifname @tunnel accept
         udp dport @ports drop
         ip daddr @mesh4 drop
         ip6 daddr @mesh6 drop
