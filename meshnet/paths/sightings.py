@@ -42,9 +42,8 @@ class Sightings:
         self._by_peers[peer] = self._is_foreign(address, now)
 
     def seen_by_coordinator(self, address: Address, now: float) -> None:
-        """Our connection comes from this address; a loopback address tells nothing."""
-        if not plain(address).is_loopback:
-            self._by_coordinator = self._is_foreign(address, now)
+        """Our connection comes from this address."""
+        self._by_coordinator = self._is_foreign(address, now)
 
     def keep(self, peers: Container[str]) -> None:
         """Forget what was said by others than these."""
@@ -55,8 +54,10 @@ class Sightings:
         return any(self._by_peers.values()) if self._by_peers else self._by_coordinator
 
     def _is_foreign(self, address: Address, now: float) -> bool:
+        """No NAT stands between us and one on the same machine or the same link."""
+        address = plain(address)
         known = self._own | (self._former if self._is_recent(now) else frozenset())
-        return plain(address) not in known
+        return not (address in known or address.is_loopback or address.is_link_local)
 
     def _is_recent(self, now: float) -> bool:
         return now - self._moved_at < FORMER_SECONDS

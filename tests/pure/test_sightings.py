@@ -43,10 +43,12 @@ def test_the_coordinators_word_counts_until_a_peer_speaks() -> None:
     assert sightings.behind_nat
 
 
-def test_a_coordinator_on_the_same_machine_tells_nothing() -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "fe80::7%eth0", "169.254.3.4"])
+def test_on_the_same_machine_or_link_there_is_no_nat(address: str) -> None:
     sightings = Sightings({HOME})
-    sightings.seen_by_coordinator(ip_address("127.0.0.1"), 0)
-    sightings.seen_by_coordinator(ip_address("::1"), 0)
+    sightings.seen_by_coordinator(ip_address(address), 0)
+    assert not sightings.behind_nat
+    sightings.seen_by_peer("a", ip_address(address), 0)
     assert not sightings.behind_nat
 
 
