@@ -75,6 +75,8 @@ async def examine_files(state_dir: Path, a: str, b: str) -> Diagnosis:
         tunnel = kernel.read(networks=()).tunnel
         if tunnel is not None and tunnel.listen_port:
             node.listen_port = tunnel.listen_port
+        node.kernel_state = Host(tunnel=tunnel)
+        node.measure()
         return await Doctor(node, alive=False).examine(a, b)
     finally:
         kernel.close()
@@ -190,7 +192,7 @@ class Doctor:
         if evidence.have.tunnel is None or peer.record is None:
             return Tried(answered=False)
         source, address = evidence.me.membership.address4, peer.membership.address4
-        size = min(evidence.have.tunnel.mtu, peer.record.mtu)
+        size = self._node.mtus.limit(peer.id) or evidence.have.tunnel.mtu
         return await asyncio.to_thread(_try, address, source, evidence.have.tunnel.name, size)
 
     async def _reach(self, evidence: Evidence) -> bool | None:

@@ -32,8 +32,6 @@ from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.notify import notify, watchdog_interval
 from meshnet.linux.underlay import underlay
 from meshnet.linux.wireguard import find_free_port
-from meshnet.plan.desired import tunnel_mtus
-from meshnet.plan.mtu import device_mtu
 from meshnet.wire import local
 
 log = logging.getLogger(__name__)
@@ -185,7 +183,7 @@ class Agent(api.Steward):
             public_key=str(self.node.wireguard.public),
             listen_port=self.node.listen_port,
             behind_nat=self.node.sightings.behind_nat,
-            mtu=device_mtu(tunnel_mtus(self.node.view, self.node.tunnel_mtu)),
+            mtu=self.node.mtus.device,
             coordinator=local.CoordinatorState(
                 connected=self.uplink.connected,
                 url=self.uplink.url,

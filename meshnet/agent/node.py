@@ -24,6 +24,7 @@ from meshnet import __version__
 from meshnet.agent.attachments import Attachments
 from meshnet.agent.book import Book
 from meshnet.agent.exchange import Exchange
+from meshnet.agent.mtus import Mtus
 from meshnet.agent.prober import Prober
 from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
@@ -40,9 +41,9 @@ from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
 from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness, Reach
 from meshnet.paths.sightings import Sightings
-from meshnet.plan.desired import Local, desired, tunnel_mtus
+from meshnet.plan.desired import Local, best_mtus, desired
 from meshnet.plan.entries import Entries
-from meshnet.plan.mtu import network_mtu, tunnel_mtu
+from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.state import Host
 from meshnet.wire.probe import Probe
@@ -50,6 +51,8 @@ from meshnet.wire.probe import Probe
 log = logging.getLogger(__name__)
 
 TUNNEL = "meshnet0"
+PROBES_PER_ROUND = 5
+"""Probes of size a round counts for, of those that a node may send."""
 SETTLE = 0.005
 GIVE_WAY = 0.02
 """Seconds for which what follows from a change lets a pass go first: both would share the
@@ -91,6 +94,11 @@ class MeshNode:
             self._seen,
             self._passed,
         )
+        self.mtus = Mtus(
+            machine.probes_per_second / PROBES_PER_ROUND,
+            lambda data, address: self.prober.send(data, address),
+            self._sizes_changed,
+        )
         self.prober = Prober(
             machine.sockets,
             self.liveness,
@@ -98,6 +106,7 @@ class MeshNode:
             self._reach_changed,
             self._told,
             self._observed,
+            self.mtus,
         )
         self.exchange = Exchange(machine.sockets, self.book, self.took, lambda: self.connected)
         self.followers: list[Callable[[], None]] = []
@@ -109,6 +118,7 @@ class MeshNode:
         self.built: frozenset[str] = frozenset()
         self._underlay = machine.underlay()
         self.sightings = Sightings(self._own_addresses())
+        self.mtus.set_underlay(self._underlay)
         self._entries = Entries()
         self._chosen: dict[str, Endpoint] = {}
         self._pointed: dict[str, Endpoint] = {}
@@ -130,17 +140,21 @@ class MeshNode:
         return self.view.nodes.get(self.id)
 
     @property
-    def tunnel_mtu(self) -> int:
-        return tunnel_mtu((a.mtu, a.address.version) for a in self._underlay)
-
-    @property
     def network_mtu(self) -> int:
-        return network_mtu(tunnel_mtus(self.view, self.tunnel_mtu))
+        return network_mtu(best_mtus(self.view, self.id, self.mtus.best))
 
     def scene(self) -> Scene:
         """Return what reports are made from."""
         here = tuple(self.attachments)
-        return Scene(self.view, self.id, self.liveness, self.kernel_state, here, self.network_mtu)
+        return Scene(
+            self.view,
+            self.id,
+            self.liveness,
+            self.kernel_state,
+            here,
+            self.network_mtu,
+            self.mtus.fits,
+        )
 
     def may_remove(self) -> bool:
         """Say whether a full view has been had, in this run or an earlier one."""
@@ -153,10 +167,12 @@ class MeshNode:
             tunnel=TUNNEL,
             private_key=self.wireguard,
             listen_port=self.listen_port,
-            mtu=self.tunnel_mtu,
+            mtu=self.mtus.device,
+            best=self.mtus.best,
             ports=self.attachments.ports(),
             endpoints=self._endpoints_by_key(),
             behind_nat=self.sightings.behind_nat,
+            mtus=self.mtus.fits,
         )
         return desired(self.view, local, self._entries)
 
@@ -189,6 +205,7 @@ class MeshNode:
         """Addresses or links of the host may have changed."""
         self._underlay = self.machine.underlay()
         self.sightings.moved(self._own_addresses(), time.monotonic())
+        self.mtus.set_underlay(self._underlay)
         self.changed()
 
     def _own_addresses(self) -> set[Address]:
@@ -197,6 +214,12 @@ class MeshNode:
     def _reach_changed(self, nodes: set[str]) -> None:
         for node in sorted(nodes):
             log.info("node %s is %s", self.name_of(node), self.liveness.reach(node).value)
+        self.changed()
+
+    def _sizes_changed(self) -> None:
+        for name, fits in sorted(self.mtus.fits.items()):
+            if fits < self.mtus.limit(name):
+                log.warning("packets of %d bytes at most pass to %s", fits, self.name_of(name))
         self.changed()
 
     def _told(self, node: str, probe: Probe) -> None:
@@ -254,6 +277,7 @@ class MeshNode:
             group.create_task(self._follow())
             group.create_task(self.reconciler.run())
             group.create_task(self.prober.run())
+            group.create_task(self.mtus.run())
             group.create_task(self.exchange.run())
             for task in tasks:
                 group.create_task(task())
@@ -261,6 +285,7 @@ class MeshNode:
     def _adopt(self) -> None:
         """Keep the port of a device that is there already, else take one that is free."""
         tunnel = self.machine.kernel.read(networks=()).tunnel
+        self.kernel_state = Host(tunnel=tunnel)
         if tunnel is not None and tunnel.listen_port:
             self.listen_port = tunnel.listen_port
         else:
@@ -307,6 +332,12 @@ class MeshNode:
         reachable = self.liveness.reachable
         self._chosen = self.endpoints.step(self._contacts(reachable), reachable, time.monotonic())
         self._let_probe()
+        self.measure()
+
+    def measure(self) -> bool:
+        """Follow the peers to where they are now; say whether that changes what should fit."""
+        peers, tunnel = self._others() if self.me else {}, self.kernel_state.tunnel
+        return self.mtus.refresh(peers, tunnel, self.liveness.reachable)
 
     def _others(self) -> dict[str, Node]:
         """Return the nodes there can be a tunnel to."""
@@ -374,6 +405,8 @@ class MeshNode:
             self._configured = True
             self.changed()
         self._let_probe()
+        if self.measure():
+            self.changed()
         built = frozenset(self.reconciler.settled.segments)
         if built != self.built and not self.reconciler.failing:
             self.built = built
@@ -403,10 +436,13 @@ class MeshNode:
         return [self._node_record(), *self.attachments.records()]
 
     def _node_record(self) -> NodeRecord:
-        addresses = sorted(self._own_addresses(), key=str)
+        mtus = {way.address.ip: way.mtu for way in self.mtus.here}
         return NodeRecord(
             wireguard=(self.wireguard.public,),
-            candidates=tuple(Candidate(Endpoint(a, self.listen_port)) for a in addresses),
-            mtu=self.tunnel_mtu,
+            candidates=tuple(
+                Candidate(Endpoint(address, self.listen_port), mtu=mtus[address])
+                for address in sorted(mtus, key=str)
+            ),
+            mtu=self.mtus.own,
             version=__version__,
         )

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
+from meshnet.agent.mtus import Mtus
 from meshnet.agent.sockets import Datagrams, Sockets
 from meshnet.agent.waiting import happened
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Endpoint
 from meshnet.paths.liveness import Liveness
-from meshnet.wire.probe import ANSWER, ASK, Probe
+from meshnet.wire.probe import ANSWER, ASK, SIZE_MAGIC, Probe
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ SHORTEST_NAP = 0.02
 
 
 class Prober:
-    """`peers` maps mesh addresses to node ids. `changed` is called with nodes gained or lost."""
+    """`peers` maps mesh addresses to node ids. `changed` is called with nodes gained or lost.
+
+    Probes of size that come in, or come back, are for `mtus`.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Prober:
         changed: Callable[[set[str]], None],
         told: Callable[[str, Probe], None],
         endpoint: Callable[[str], Endpoint | None],
+        mtus: Mtus,
     ) -> None:
         self._sockets = sockets
         self.liveness = liveness
@@ -48,6 +53,7 @@ class Prober:
         self._changed = changed
         self._told = told
         self._endpoint = endpoint
+        self._mtus = mtus
         self._peers: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
         self._held: frozenset[str] = frozenset()
@@ -113,11 +119,18 @@ class Prober:
             self._changed(lost)
 
     def _send(self, probe: Probe, address: str) -> None:
+        self.send(probe.pack(), address)
+
+    def send(self, data: bytes, address: str) -> None:
+        """Send a packet to a mesh address, once there is a socket."""
         if self._socket is not None:
-            self._socket.send(probe.pack(), address)
+            self._socket.send(data, address)
 
     def _receive_bounced(self, data: bytes, address: str) -> None:
         node = self._peers.get(address)
+        if node and data.startswith(SIZE_MAGIC):
+            self._mtus.receive_bounced(data, node)
+            return
         with contextlib.suppress(BadInput):
             nonce = Probe.parse(data).nonce
             if node and (found := self.liveness.answered(node, nonce, time.monotonic())):
@@ -126,6 +139,9 @@ class Prober:
     def _receive(self, data: bytes, address: str) -> None:
         node = self._peers.get(address)
         if node is None:
+            return
+        if data.startswith(SIZE_MAGIC):
+            self._mtus.receive(data, node, address)
             return
         try:
             probe = Probe.parse(data)

@@ -37,6 +37,7 @@ class Scene:
     kernel: Host = field(default_factory=Host)
     here: tuple[LocalAttachment, ...] = ()
     mtu: int = 0
+    fits: Mapping[str, int] = field(default_factory=dict)
 
     def reaches(self, node: str) -> bool:
         return node == self.own or node in self.liveness.reachable
@@ -160,7 +161,7 @@ def _peer(
         received=status.received,
         sent=status.sent,
         rtt=(scene.liveness.round_trip(node.id) or 0.0) * 1000,
-        mtu=node.record.mtu,
+        mtu=scene.fits.get(node.id, 0),
         keepalive=peer.keepalive if peer else 0,
         allowed_ips=tuple(sorted(str(prefix) for prefix in peer.allowed_ips)) if peer else (),
         candidates=tuple(f"{c.endpoint} {c.provenance}" for c in node.record.candidates),

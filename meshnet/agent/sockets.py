@@ -21,6 +21,7 @@ AGENT_PORT = 7420
 LINE_LIMIT = 4 * 1024 * 1024
 IP_FREEBIND = 15
 IP_RECVERR = 11
+IP_MTU_DISCOVER, PMTUDISC_PROBE = 10, 3
 ORIGIN_ICMP, UNREACHABLE, PORT = 2, 3, 3
 DRAIN = 256
 
@@ -84,6 +85,8 @@ class _Udp:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
         self._socket.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        # What is sent may not be cut, and may be larger than the route says: it asks for the size.
+        self._socket.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
         self._socket.bind((str(address), AGENT_PORT))
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 

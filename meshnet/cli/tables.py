@@ -153,7 +153,17 @@ def port_text(port: PortSpec) -> str:
 
 
 def peers_table(peers: Sequence[PeerInfo], now: float) -> Table:
-    heads = ("NAME", "ENDPOINT", "REACHABLE", "HANDSHAKE", "RECEIVED", "SENT", "RTT", "PUBLIC KEY")
+    heads = (
+        "NAME",
+        "ENDPOINT",
+        "REACHABLE",
+        "HANDSHAKE",
+        "RECEIVED",
+        "SENT",
+        "RTT",
+        "MTU",
+        "PUBLIC KEY",
+    )
     rows = (
         (
             peer.name,
@@ -163,11 +173,12 @@ def peers_table(peers: Sequence[PeerInfo], now: float) -> Table:
             amount(peer.received),
             amount(peer.sent),
             f"{peer.rtt:.1f} ms" if peer.rtt else NOTHING,
+            str(peer.mtu or NOTHING),
             peer.public_key,
         )
         for peer in peers
     )
-    return Table(heads, tuple(rows), frozenset({"RECEIVED", "SENT", "RTT"}))
+    return Table(heads, tuple(rows), frozenset({"RECEIVED", "SENT", "RTT", "MTU"}))
 
 
 def candidates_table(peers: Sequence[PeerInfo], now: float) -> Table:

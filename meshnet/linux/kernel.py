@@ -168,7 +168,7 @@ class LinuxKernel:
             self._host.remove_address(link.index, it.address)
 
     def _add_route(self, it: op.AddRoute) -> None:
-        self._host.add_route(self._host.require(it.name).index, it.prefix)
+        self._host.add_route(self._host.require(it.name).index, it.prefix, mtu=it.mtu)
 
     def _remove_route(self, it: op.RemoveRoute) -> None:
         link = self._host.link(it.name)

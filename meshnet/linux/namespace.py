@@ -79,6 +79,10 @@ class Namespace:
         """Return the routes of our protocol over a link."""
         return {route.prefix: route.gateway for route in self.all_routes() if route.index == index}
 
+    def route_mtus(self, index: int) -> dict[Prefix, int]:
+        """Return the routes of our protocol over a link with their MTU; 0 is the link's."""
+        return {route.prefix: route.mtu for route in self.all_routes() if route.index == index}
+
     def all_routes(self) -> list[rt.Route]:
         """Return the routes of our protocol."""
         what = f"dump routes of {self.what}"
@@ -99,18 +103,28 @@ class Namespace:
             if prefix not in have or have[prefix] != gateway:
                 self.add_route(index, prefix, gateway)
 
-    def add_route(self, index: int, prefix: Prefix, gateway: Address | None = None) -> None:
-        """Add a route of ours; Conflict when somebody else has one to this prefix."""
+    def add_route(
+        self, index: int, prefix: Prefix, gateway: Address | None = None, mtu: int = 0
+    ) -> None:
+        """Add a route of ours; Conflict when somebody else has one to this prefix.
+
+        One of ours that differs in its MTU gives way: for that moment a wider prefix leads there.
+        """
         what = f"add route {prefix} in {self.what}"
+        message = rt.pack_route(index, prefix, gateway, mtu=mtu)
         try:
-            self.netlink.request([rt.pack_route(index, prefix, gateway)], [what])
+            self.netlink.request([message], [what])
         except KernelRefused as error:
             if error.errno != errno.EEXIST:
                 raise
-            if prefix not in self.routes(index):
+            known = self.route_mtus(index)
+            if prefix not in known:
                 raise Conflict(
                     f"{what}: there is one that is not ours", f"See ip route show {prefix}."
                 ) from error
+            if known[prefix] != mtu:
+                self.remove_route(index, prefix)
+                self.netlink.request([message], [what])
 
     def remove_route(self, index: int, prefix: Prefix) -> None:
         """Remove a route of ours; none is fine, too."""

@@ -33,6 +33,7 @@ from meshnet.linux.netlink import (
     attribute,
     attributes,
     message,
+    nested,
 )
 from meshnet.model.addresses import Address, Interface, Prefix
 from meshnet.plan.state import ROUTE_PROTOCOL
@@ -60,7 +61,8 @@ _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID =
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _NDA_DST, _NDA_LLADDR, _NDA_PORT, _NDA_VNI, _NDA_IFINDEX, _NDA_MASTER = 1, 2, 6, 7, 8, 9
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 8, 15
+_RTAX_MTU = 2
 
 _NDA_CACHEINFO, _CACHEINFO_BYTES = 3, 20
 _CACHEINFO = struct.pack("=HH", _CACHEINFO_BYTES, _NDA_CACHEINFO)
@@ -120,6 +122,7 @@ class Route:
     gateway: Address | None
     protocol: int
     table: int
+    mtu: int = 0
 
     @property
     def is_ours(self) -> bool:
@@ -179,10 +182,16 @@ def pack_address(index: int, address: Interface, *, remove: bool = False) -> byt
 
 
 def pack_route(
-    index: int, prefix: Prefix, gateway: Address | None = None, *, remove: bool = False
+    index: int,
+    prefix: Prefix,
+    gateway: Address | None = None,
+    *,
+    mtu: int = 0,
+    remove: bool = False,
 ) -> bytes:
     """Add a route of our protocol to the main table, or remove it.
 
+    `mtu` 0 is the device's.
     One that exists is never replaced, since it could be somebody else's: EEXIST.
     """
     link_scope = gateway is None and prefix.version == 4
@@ -202,6 +211,7 @@ def pack_route(
     body += attribute(_RTA_DST, prefix.network_address.packed)
     body += attribute(_RTA_GATEWAY, gateway.packed) if gateway is not None else b""
     body += attribute(_RTA_OIF, _U32.pack(index))
+    body += nested(_RTA_METRICS, attribute(_RTAX_MTU, _U32.pack(mtu))) if mtu else b""
     if remove:
         return message(RTM_DELROUTE, 0, body)
     return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
@@ -340,6 +350,7 @@ def parse_route(body: bytes) -> Route:
         gateway=_address(values.get(_RTA_GATEWAY)),
         protocol=protocol,
         table=_number(values, _RTA_TABLE) or table,
+        mtu=_number(attributes(values.get(_RTA_METRICS, b"")), _RTAX_MTU),
     )
 
 

@@ -29,7 +29,7 @@ def read(host: Namespace, wireguard: WireGuard, name: str) -> Tunnel | None:
         listen_port=device.listen_port,
         mtu=link.mtu,
         addresses=host.addresses(link.index),
-        routes=frozenset(route.prefix for route in routes if route.index == link.index),
+        routes={route.prefix: route.mtu for route in routes if route.index == link.index},
         peers=device.peers,
         fwmark=device.fwmark,
         up=link.up and intact,

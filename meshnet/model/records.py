@@ -22,10 +22,18 @@ Provenance = Literal["local", "observed", "stun", "mapped", "static"]
 
 
 class Candidate(msgspec.Struct, frozen=True, order=True):
-    """An endpoint a node may be reached at, and how it came to know it."""
+    """An endpoint a node may be reached at, and how it came to know it.
+
+    `mtu` is the largest packet, in bytes, that fits into a tunnel to there; 0 is not said.
+    """
 
     endpoint: Endpoint
     provenance: Provenance = "local"
+    mtu: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mtu and not 576 <= self.mtu <= 65535:
+            raise BadInput(f"tunnel MTU {self.mtu} of a candidate is not between 576 and 65535")
 
 
 class NodeRecord(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, ip_interface
+from ipaddress import IPv4Address, ip_interface, ip_network
 
 from meshnet.model.addresses import (
     RESOLVER,
@@ -27,7 +27,7 @@ from meshnet.model.records import Attachment
 from meshnet.model.statements import Mesh, Network
 from meshnet.model.view import Node, View
 from meshnet.plan.entries import Entries
-from meshnet.plan.mtu import device_mtu, network_mtu
+from meshnet.plan.mtu import best_mtu, network_mtu, route_mtu
 from meshnet.plan.state import (
     HANDED,
     HOST,
@@ -62,15 +62,21 @@ class LocalPort:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """What this node knows of itself. `endpoints`: what path selection wants set now."""
+    """What this node knows of itself. `endpoints`: what path selection wants set now.
+
+    `mtu` is the device's, `best` fits into a tunnel over the widest of this host's links; `mtus`
+    are what fits into the tunnel to each peer, by node.
+    """
 
     node: str
     tunnel: str
     private_key: PrivateKey
     listen_port: int
     mtu: int
+    best: int
     ports: tuple[LocalPort, ...] = ()
     endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=dict)
+    mtus: Mapping[str, int] = field(default_factory=dict)
     behind_nat: bool = False
 
 
@@ -83,7 +89,6 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
     mesh = view.statements.mesh
     if me is None or mesh is None:
         return Host()
-    prefixes: frozenset[Prefix] = frozenset({mesh.prefix4, mesh.prefix6})
     addresses: frozenset[Interface] = frozenset(
         _interface(address, address.max_prefixlen)
         for address in (me.membership.address4, me.membership.address6, RESOLVER)
@@ -92,9 +97,9 @@ def desired(view: View, local: Local, entries: Entries) -> Host:
         name=local.tunnel,
         private_key=local.private_key,
         listen_port=local.listen_port,
-        mtu=device_mtu(tunnel_mtus(view, local.mtu)),
+        mtu=local.mtu,
         addresses=addresses,
-        routes=prefixes,
+        routes=_routes(view, local, mesh),
         peers=_peers(view, local, entries),
     )
     guard = Guard(
@@ -132,13 +137,24 @@ def _peers(view: View, local: Local, entries: Entries) -> dict[PublicKey, Peer]:
     return peers
 
 
-def tunnel_mtus(view: View, own: int) -> list[int]:
-    """Return the tunnel MTU of every node that has said one, and ours."""
-    return [own, *(node.record.mtu for node in view.nodes.values() if node.record)]
+def _routes(view: View, local: Local, mesh: Mesh) -> dict[Prefix, int]:
+    """Return the mesh's prefixes, and the peers that take less than the device carries."""
+    routes: dict[Prefix, int] = {mesh.prefix4: 0, mesh.prefix6: 0}
+    for node, fits in local.mtus.items():
+        if fits < local.mtu and (peer := view.nodes.get(node)) is not None:
+            for address in (peer.membership.address4, peer.membership.address6):
+                if mtu := route_mtu(fits, local.mtu, address.version):
+                    routes[ip_network(address)] = mtu
+    return routes
+
+
+def best_mtus(view: View, own_node: str, own: int) -> list[int]:
+    """Return the best tunnel MTU of every node that has said one, and ours."""
+    return [own, *(best_mtu(node.record) for node in remote_nodes(view, own_node) if node.record)]
 
 
 def _segments(view: View, local: Local, me: Node, entries: Entries) -> dict[str, Segment]:
-    mtu = network_mtu(tunnel_mtus(view, local.mtu))
+    mtu = network_mtu(best_mtus(view, local.node, local.best))
     used = sorted({port.attachment.network for port in local.ports})
     return {
         name: _segment(view, local, me, view.networks[name], mtu, entries)

@@ -94,10 +94,16 @@ def _tunnel_additions(want: Tunnel, have: Tunnel | None) -> Iterator[Operation]:
         yield ChangePeers(want.name, changes)
     for address in sorted(want.addresses - have.addresses, key=str):
         yield AddAddress(want.name, address)
+    routes = [
+        AddRoute(want.name, prefix, want.routes[prefix])
+        for prefix in sorted(want.routes, key=str)
+        if have.routes.get(prefix) != want.routes[prefix]
+    ]
+    # A wider device must find the narrow routes there; one that is down takes none.
+    yield from routes if have.up else ()
     if want.mtu != have.mtu or not have.up:
         yield SetTunnelLink(want.name, want.mtu)
-    for prefix in sorted(want.routes - have.routes, key=str):
-        yield AddRoute(want.name, prefix)
+    yield from () if have.up else routes
 
 
 def _tunnel_removals(want: Tunnel | None, have: Tunnel) -> Iterator[Operation]:
@@ -107,7 +113,7 @@ def _tunnel_removals(want: Tunnel | None, have: Tunnel) -> Iterator[Operation]:
     gone = tuple(PeerChange(key, remove=True) for key in sorted(have.peers.keys() - want.peers))
     if gone:
         yield ChangePeers(have.name, gone)
-    for prefix in sorted(have.routes - want.routes, key=str):
+    for prefix in sorted(have.routes.keys() - want.routes.keys(), key=str):
         yield RemoveRoute(have.name, prefix)
     for address in sorted(have.addresses - want.addresses, key=str):
         yield RemoveAddress(have.name, address)

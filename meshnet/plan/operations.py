@@ -116,11 +116,15 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
+    """Add a route of ours, or give it another MTU; 0 is the device's."""
+
     name: str
     prefix: Prefix
+    mtu: int = 0
 
     def __str__(self) -> str:
-        return f"add route {self.prefix} to {self.name}"
+        limit = f", mtu {self.mtu}" if self.mtu else ""
+        return f"add route {self.prefix} to {self.name}{limit}"
 
 
 @dataclass(frozen=True, slots=True)

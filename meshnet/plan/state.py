@@ -68,7 +68,8 @@ class PeerStatus:
 class Tunnel:
     """The WireGuard device in the host's namespace, its addresses and the routes into it.
 
-    `addresses` and `routes` are all those on the device (routes: those of our protocol number).
+    `addresses` and `routes` are all those on the device (routes: those of our protocol number, with
+    their MTU, 0 where it is the device's).
     `listen_port` 0 in an actual state means the device is down. `status` is empty when desired.
     """
 
@@ -77,7 +78,7 @@ class Tunnel:
     listen_port: int
     mtu: int
     addresses: frozenset[Interface] = frozenset()
-    routes: frozenset[Prefix] = frozenset()
+    routes: Mapping[Prefix, int] = field(default_factory=dict)
     peers: Mapping[PublicKey, Peer] = field(default_factory=dict)
     fwmark: int = 0
     up: bool = True

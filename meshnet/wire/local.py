@@ -195,7 +195,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A peer as this node's WireGuard device has it and as the probes see it.
 
     `endpoint` is the one in use, `candidates` are `ENDPOINT PROVENANCE`. `last_handshake` is a
-    time. `rtt` is in milliseconds, 0 when not measured. `mtu`: largest packet known to fit.
+    time. `rtt` is in milliseconds, 0 when not measured. `mtu`: the largest packet that
+    fits into the tunnel to it, in bytes.
     """
 
     node: str

@@ -1,4 +1,4 @@
-"""Pure. The probe: one UDP packet through the tunnel and its answer.
+"""Pure. The probes: UDP packets through the tunnel, and their answers.
 
     offset  0  "mnp1"          magic and version
             4  kind            1 ask, 2 answer
@@ -10,6 +10,13 @@
 WireGuard has authenticated the sender by its mesh address, so the packet carries no signature. The
 digest lets two nodes that cannot ask a coordinator notice that one knows more than the other. The
 endpoint tells the asker whether a NAT stands between.
+
+A probe of size proves that a packet of that length passes. The asker fills it up with zeros, the
+answer is as short as can be:
+
+    offset  0  "mns1"          magic and version
+            4  kind            1 ask, 2 answer
+            5  nonce           8 bytes, as above
 """
 
 from __future__ import annotations
@@ -26,6 +33,10 @@ ASK, ANSWER = 1, 2
 LAYOUT = struct.Struct(">4sBQ16s")
 SEEN = struct.Struct(">16sH")
 MAPPED = bytes(10) + b"\xff\xff"
+SIZE_MAGIC = b"mns1"
+SIZE_LAYOUT = struct.Struct(">4sBQ")
+HEADERS = 28
+"""Bytes of IPv4 and UDP before a probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,28 @@ class Probe:
         if magic != MAGIC or kind not in (ASK, ANSWER):
             raise BadInput("not a probe")
         return cls(kind, nonce, digest.hex(), _parse_seen(data[LAYOUT.size :]))
+
+
+@dataclass(frozen=True, slots=True)
+class SizeProbe:
+    """A probe of size, and its answer."""
+
+    kind: int
+    nonce: int
+
+    def pack(self, size: int = 0) -> bytes:
+        """Return the payload of a packet of `size` bytes, or of the shortest."""
+        return SIZE_LAYOUT.pack(SIZE_MAGIC, self.kind, self.nonce).ljust(size - HEADERS, b"\0")
+
+    @classmethod
+    def parse(cls, data: bytes) -> SizeProbe:
+        """Read a packet, or the beginning of one; raise BadInput for anything else."""
+        if len(data) < SIZE_LAYOUT.size:
+            raise BadInput(f"a probe of size has {SIZE_LAYOUT.size} bytes or more, not {len(data)}")
+        magic, kind, nonce = SIZE_LAYOUT.unpack_from(data)
+        if magic != SIZE_MAGIC or kind not in (ASK, ANSWER):
+            raise BadInput("not a probe of size")
+        return cls(kind, nonce)
 
 
 def _pack_seen(seen: Endpoint) -> bytes:

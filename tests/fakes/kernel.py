@@ -35,7 +35,7 @@ class _Link:
     mtu: int
     up: bool = False
     addresses: set[Interface] = field(default_factory=set)
-    routes: set[Prefix] = field(default_factory=set)
+    routes: dict[Prefix, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -215,7 +215,7 @@ class FakeKernel:
         self._tell(None)
 
     def remove_tunnel_route(self, prefix: Prefix) -> None:
-        self._links[self._tunnel].routes.discard(prefix)
+        self._links[self._tunnel].routes.pop(prefix, None)
         self._tell(None)
 
     def forge_guard(self) -> None:
@@ -244,7 +244,7 @@ class FakeKernel:
             listen_port=device.listen_port,
             mtu=link.mtu,
             addresses=frozenset(link.addresses),
-            routes=frozenset(link.routes),
+            routes=dict(link.routes),
             peers=device.peers,
             fwmark=device.fwmark,
             up=link.up,
@@ -300,7 +300,7 @@ class FakeKernel:
             raise refused(f"add route {it.prefix} in the host", errno.ENETDOWN)
         if it.prefix in self.foreign_routes:
             raise Conflict(f"add route {it.prefix} in the host: there is one that is not ours")
-        link.routes.add(it.prefix)
+        link.routes[it.prefix] = it.mtu
 
     def _remove_address(self, it: op.RemoveAddress) -> None:
         if it.name in self._links:
@@ -308,7 +308,7 @@ class FakeKernel:
 
     def _remove_route(self, it: op.RemoveRoute) -> None:
         if it.name in self._links:
-            self._links[it.name].routes.discard(it.prefix)
+            self._links[it.name].routes.pop(it.prefix, None)
 
     def _set_guard(self, guard: Guard | None) -> None:
         self._guard = guard

@@ -87,11 +87,13 @@ def test_a_node_that_joins_and_is_revoked_costs_the_others_no_packet(
 
 def test_a_network_that_changes_its_mtu_loses_no_packet(mesh: Mesh, boxes: tuple[Box, Box]) -> None:
     before = mtus(mesh)
-    link = mesh.nodes["n4"].host.links[0]
+    links = [mesh.nodes[name].host.links[0] for name in ("n2", "n3", "n4")]
     with unbroken(*boxes):
-        link.set_mtu(1400)
+        for link in links:
+            link.set_mtu(1400)
         wait_until(lambda: mtus(mesh) == {NETWORK_MINIMUM}, 10, lambda: f"it: {mtus(mesh)}")
-        link.set_mtu(1500)
+        for link in links:
+            link.set_mtu(1500)
         wait_until(lambda: mtus(mesh) == before, 10, lambda: f"{before}: {mtus(mesh)}")
 
 

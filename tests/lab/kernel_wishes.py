@@ -71,7 +71,8 @@ TUNNEL_STATE = Tunnel(
     listen_port=53911,
     mtu=1420,
     addresses=interfaces("10.213.0.1/32 fd00:2::1/128"),
-    routes=prefixes("10.213.0.0/16 fd00:2::/48"),
+    routes=dict.fromkeys(prefixes("10.213.0.0/16 fd00:2::/48"), 0)
+    | dict.fromkeys(prefixes("10.213.0.2/32 fd00:2::2/128"), 1392),
     peers={
         PrivateKey.from_random(b"ben".ljust(32, b".")).public: Peer(
             prefixes("10.213.0.2/32 fd00:2::2/128"), keepalive=25

@@ -12,7 +12,6 @@ from meshnet.errors import BadInput, Conflict
 from meshnet.model.addresses import Address
 from meshnet.model.statements import Lease, Network
 from meshnet.plan.allocate import barred, check_fixed, is_nearly_full, next_free
-from meshnet.plan.mtu import device_mtu, network_mtu, tunnel_mtu
 
 NETWORK = Network("default", 1000, (ip_network("10.214.0.0/24"), ip_network("fd00::/64")))
 
@@ -73,29 +72,3 @@ def test_a_fixed_address_must_be_in_the_network_free_and_without_other_meaning()
         check_fixed(NETWORK, leases, set(), ip_address("10.214.0.1"))
     with pytest.raises(Conflict, match="in use"):
         check_fixed(NETWORK, leases, {ip_address("10.214.0.70")}, ip_address("10.214.0.70"))
-
-
-@pytest.mark.parametrize(
-    ("underlay", "tunnel", "network"),
-    [
-        ([(1500, 4)], 1440, 1390),
-        ([(1500, 4), (1500, 6)], 1420, 1370),
-        ([(9000, 4), (1500, 6)], 1420, 1370),
-        ([(1400, 4), (1400, 6)], 1330, 1280),
-        ([(1410, 6)], 1330, 1280),
-        ([(1280, 4)], 1330, 1280),
-        ([], 1420, 1370),
-    ],
-)
-def test_the_mtu_follows_from_the_narrowest_way_to_a_node(
-    underlay: list[tuple[int, int]], tunnel: int, network: int
-) -> None:
-    assert tunnel_mtu(underlay) == tunnel
-    assert network_mtu([tunnel, 65535]) == network
-
-
-def test_a_device_carries_what_the_narrowest_node_allows_and_never_less_than_a_network_needs() -> (
-    None
-):
-    assert device_mtu([8920, 1420]) == 1420
-    assert device_mtu([1420, 1280]) == 1330

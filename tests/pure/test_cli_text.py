@@ -180,14 +180,16 @@ def peer() -> PeerInfo:
         received=1536,
         sent=17,
         rtt=0.42,
+        mtu=1420,
         candidates=("192.0.2.7:51820 observed", "[2001:db8::7]:51820 local"),
     )
 
 
 def test_peers_are_columns() -> None:
     assert text.columns(tables.peers_table([peer()], NOW)) == (
-        "NAME  ENDPOINT         REACHABLE  HANDSHAKE  RECEIVED  SENT     RTT  PUBLIC KEY\n"
-        f"b1    192.0.2.7:51820  yes        1 min ago   1.5 KiB  17 B  0.4 ms  {KEY}"
+        "NAME  ENDPOINT         REACHABLE  HANDSHAKE  RECEIVED  SENT     RTT   MTU  "
+        "PUBLIC KEY\n"
+        f"b1    192.0.2.7:51820  yes        1 min ago   1.5 KiB  17 B  0.4 ms  1420  {KEY}"
     )
 
 

@@ -63,7 +63,7 @@ def wanted(of: View) -> Host:
         LocalPort(item, NAMESPACE, 1, "mesh0") for item in of.nodes[OWN].attachments.values()
     )
     key = PrivateKey(bytes([8]) * 32)
-    local = Local(OWN, "meshnet0", key, 51820, 1420, ports)
+    local = Local(OWN, "meshnet0", key, 51820, 1420, 1420, ports)
     return desired(of, local, Entries())
 
 
@@ -136,7 +136,7 @@ DRIFTS: dict[str, tuple[Host, str, str]] = {
         "peer",
         "allowed IPs of peer n1 differ",
     ),
-    "no route": (tunnel(routes=frozenset()), "route", "add route 10.213.0.0/16"),
+    "no route": (tunnel(routes={}), "route", "add route 10.213.0.0/16"),
     "no guard": (replace(WANT, guard=None), "firewall", "inet meshnet is not as we left it"),
     "no network": (
         replace(WANT, segments=without(WANT.segments, "default")),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 
+from meshnet.agent.mtus import Mtus
 from meshnet.agent.prober import Prober
 from meshnet.agent.sockets import Datagrams, Listener, Receive, Serve
 from meshnet.paths.liveness import Liveness
@@ -44,7 +45,10 @@ class Wire:
 @asynccontextmanager
 async def probing(wire: Wire) -> AsyncIterator[Prober]:
     """A prober with peers a and b, of which b is held."""
-    prober = Prober(wire, Liveness(), lambda: "", lambda _: None, lambda *_: None, lambda _: None)
+    mtus = Mtus(1.0, lambda *_: None, lambda: None)
+    prober = Prober(
+        wire, Liveness(), lambda: "", lambda _: None, lambda *_: None, lambda _: None, mtus
+    )
     prober.open(IPv4Address("10.213.0.9"))
     prober.set_peers({"a": A, "b": B})
     prober.hold({"b"})

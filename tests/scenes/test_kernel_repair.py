@@ -227,17 +227,16 @@ def test_addresses_and_routes_of_the_tunnel_are_added_mended_and_removed(machine
     for address in sorted(TUNNEL_STATE.addresses, key=str):
         machine.kernel.apply(op.AddAddress(TUNNEL, address))
     for prefix in sorted(TUNNEL_STATE.routes, key=str):
-        machine.kernel.apply(op.AddRoute(TUNNEL, prefix))
+        machine.kernel.apply(op.AddRoute(TUNNEL, prefix, TUNNEL_STATE.routes[prefix]))
 
     machine.remove_tunnel_address(ip_interface("fd00:2::1/128"))
     machine.remove_tunnel_route(ip_network("10.213.0.0/16"))
+    machine.kernel.apply(op.AddRoute(TUNNEL, ip_network("fd00:2::2/128"), 1300))
     repaired = mend(machine, Host(tunnel=TUNNEL_STATE))
-    fewer = replace(
-        TUNNEL_STATE, mtu=1380, addresses=interfaces("10.213.0.1/32"), routes=frozenset()
-    )
+    fewer = replace(TUNNEL_STATE, mtu=1380, addresses=interfaces("10.213.0.1/32"), routes={})
     mend(machine, Host(tunnel=fewer))
 
-    assert repaired == ["AddAddress", "AddRoute"]
+    assert repaired == ["AddAddress", "AddRoute", "AddRoute"]
     assert machine.kernel.read() == Host(tunnel=fewer)
     machine.kernel.apply(op.RemoveAddress(TUNNEL, ip_interface("fd00:2::1/128")))
     machine.kernel.apply(op.RemoveRoute(TUNNEL, ip_network("10.213.0.0/16")))
@@ -270,12 +269,12 @@ def test_a_tunnel_that_is_not_there_cannot_be_changed(machine: Machine) -> None:
 def test_a_foreign_route_to_the_same_prefix_is_a_conflict_and_stays(machine: Machine) -> None:
     prefix = ip_network("10.213.0.0/16")
     machine.add_foreign_route(prefix)
-    mend(machine, Host(tunnel=replace(TUNNEL_STATE, routes=frozenset())))
+    mend(machine, Host(tunnel=replace(TUNNEL_STATE, routes={})))
 
     with pytest.raises(Conflict, match="not ours"):
         machine.kernel.apply(op.AddRoute(TUNNEL, prefix))
 
-    assert machine.kernel.read().tunnel == replace(TUNNEL_STATE, routes=frozenset())
+    assert machine.kernel.read().tunnel == replace(TUNNEL_STATE, routes={})
     if isinstance(machine, RealHost):
         assert "dev foreign0" in run(f"ip route show {prefix}")
 
