@@ -22,6 +22,7 @@ from tests.lab.waiting import wait_until
 
 ETHERNET = 14
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
+LEAST_MTU = 1280
 UDP, TCP, ICMP, ICMP6 = 17, 6, 1, 58
 WIREGUARD_SIZES = {1: 148, 2: 92, 3: 64}
 """Message types of fixed size: handshake initiation, response, cookie reply."""
@@ -105,11 +106,14 @@ def _transport(protocol: int, segment: bytes) -> str:
 
 
 def _is_wireguard(payload: bytes) -> bool:
-    """Type, three zero bytes, and the size that belongs to it (data: 32 and more, by sixteens)."""
+    """Type, three zero bytes, and the size that belongs to it.
+
+    Data has 32 bytes and more, by sixteens; what fills the device is not padded.
+    """
     if len(payload) < 32 or payload[1:4] != b"\0\0\0":
         return False
     if payload[0] == 4:
-        return len(payload) % 16 == 0
+        return len(payload) % 16 == 0 or len(payload) > LEAST_MTU
     return WIREGUARD_SIZES.get(payload[0]) == len(payload)
 
 
