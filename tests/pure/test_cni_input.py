@@ -240,7 +240,8 @@ def test_behind_another_plugin_ours_is_a_second_interface() -> None:
 
 @given(ENVIRONMENT, st.binary(max_size=60))
 def test_a_call_travels_as_it_is(changes: dict[str, str], data: bytes) -> None:
-    env = environment("ADD", **changes)
+    # No environment holds a NUL: it ends a variable.
+    env = environment("ADD", **{key: text.replace("\0", "") for key, text in changes.items()})
     assert unpack(pack(raw({**env, "HOME": "/"}), data)) == (env, data)
     assert unpack(pack({}, data)) == ({}, data)
 
