@@ -23,6 +23,7 @@ PATHS = {
 }
 """The hooks that a packet passes, by the direction it goes."""
 
+OURS = frozenset({("inet", NFT_TABLE), ("bridge", NFT_TABLE)})
 FAMILIES = {4: ("inet", "ip"), 6: ("inet", "ip6"), 0: ("bridge",)}
 """The families of tables that see a packet, by IP version; 0 is a frame on a bridge."""
 
@@ -156,7 +157,7 @@ def find_drop(rules: Ruleset, packet: Packet) -> Drop | None:
             for chain in rules.chains.values()
             if chain.hook == hook
             and chain.family in FAMILIES[packet.version]
-            and (chain.family, chain.table) != ("inet", NFT_TABLE)
+            and (chain.family, chain.table) not in OURS
         ]
         for base in sorted(bases, key=lambda chain: chain.priority):
             found = _Walk(rules, packet).base(base)

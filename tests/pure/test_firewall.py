@@ -154,6 +154,10 @@ def test_our_own_table_is_not_to_blame() -> None:
     place = {"family": "inet", "table": "meshnet"}
     chain = {**place, "name": "input", "hook": "input", "prio": 0, "policy": "drop"}
     assert dropped(parse([{"chain": chain}])) is None
+    inside = chain | {"family": "bridge", "name": "ingress", "hook": "prerouting"}
+    assert find_drop(parse([{"chain": inside}]), frames("default")) is None
+    foreign = find_drop(parse([{"chain": inside | {"table": "foreign"}}]), frames("default"))
+    assert foreign is not None
 
 
 def test_a_named_set_is_looked_into() -> None:
