@@ -63,5 +63,5 @@ def test_a_fact_about_a_bad_name_is_no_fact_even_signed_by_who_may(
     payload = fact.payload.decode().replace(old, f'{word}:"{name}"')
     assert payload.encode() != fact.payload
     forged = Fact(fact.slot, 1, None, False, payload.encode(), key.sign(CONTEXT + payload.encode()))
-    with pytest.raises(BadInput, match="is not a DNS label|is reserved"):
+    with pytest.raises(BadInput, match=r"is not a DNS label|is reserved"):
         open_fact(seal(forged))
