@@ -20,21 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
-from meshnet.cli.types import port
+from meshnet.containers.engine_protocol import Container
+from meshnet.containers.labels import wish_of
 from meshnet.errors import BadInput, NotFound
 from meshnet.model.addresses import RESOLVER, Prefix, gateway
 from meshnet.model.names import check_name, label_from
-from meshnet.wire.local import AttachRequest, NetworkInfo, PortSpec
-
-T = TypeVar("T")
+from meshnet.wire.local import AttachRequest, NetworkInfo
 
 NETWORK_OPTION = "meshnet.network"
-SERVICE_LABEL, PORT_LABEL = "mesh.service", "mesh.port"
-COMPOSE_LABEL = "com.docker.compose.service"
 INTERNAL = "com.docker.network.internal"
 ADDRESS_TYPE = "RequestAddressType"
 GATEWAY_TYPE = "com.docker.network.gateway"
@@ -285,27 +282,18 @@ def attach_request(
     network: str, message: Message, addresses: Sequence[str], name: str, labels: dict[str, str]
 ) -> AttachRequest:
     """Return what a Join asks of the agent. `name` is the container's, '' when Docker says none."""
-    service, compose = _services(labels)
+    known = Container(id=message.endpoint_id, name=name, state="running", labels=labels)
+    wish = wish_of(known)
     return AttachRequest(
         handed=True,
         network=network,
         addresses=tuple(addresses),
-        service=service or compose,
-        ports=_ports(labels),
-        aliases=(compose,) if compose and service else (),
-        basis=label_from(name) or f"c-{message.endpoint_id[:12]}",
+        service=wish.services[0] if wish.services else "",
+        ports=wish.ports,
+        aliases=wish.services[1:],
+        basis=wish.basis,
         owner=owner(message.network_id, message.endpoint_id),
     )
-
-
-def _services(labels: dict[str, str]) -> tuple[str, str]:
-    """Return the service by our label, and by compose's."""
-    return labels.get(SERVICE_LABEL, ""), label_from(labels.get(COMPOSE_LABEL, ""))
-
-
-def _ports(labels: dict[str, str]) -> tuple[PortSpec, ...]:
-    texts = labels.get(PORT_LABEL, "").split(",")
-    return tuple(port(text.strip()) for text in texts if text.strip())
 
 
 def join_answer(source: str, *, internal: bool, first: bool) -> dict[str, Any]:

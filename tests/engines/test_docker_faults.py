@@ -38,9 +38,9 @@ from tests.scenes.mesh_scenes import differences, dump, everywhere
 pytestmark = MARKS
 
 ACTIVATE = "systemd-socket-activate"
-CONTAINERS = int(os.environ.get("MESHNET_CONTAINERS", "30"))
-RESTARTS = int(os.environ.get("MESHNET_RESTARTS", "10"))
-KILLS = int(os.environ.get("MESHNET_KILLS", "5"))
+CONTAINERS = int(os.environ.get("MESHNET_CONTAINERS", "24"))
+RESTARTS = int(os.environ.get("MESHNET_RESTARTS", "6"))
+KILLS = int(os.environ.get("MESHNET_KILLS", "4"))
 BRIEF = ("run", "--rm", "--network=appnet", IMAGE, "/bin/true")
 
 

@@ -15,6 +15,7 @@ from meshnet.containers.labels import (
     is_healthy,
     owner_of,
     wish_of,
+    with_aliases,
 )
 from meshnet.errors import BadInput
 from meshnet.model.attached import LocalAttachment
@@ -118,3 +119,12 @@ def test_what_a_driver_or_a_plugin_has_attached_is_found() -> None:
     assert placed.by_others(78) == []
     assert placed.by_labels("/run/docker.sock") == {ID: labels}
     assert placed.by_labels("/run/other.sock") == {}
+
+
+def test_what_our_docker_driver_attached_is_known_by_its_endpoint_and_has_its_aliases() -> None:
+    port = Port("appnet", "net1", "end1", aliases=("db", ID[:12], "web-1", "My_DB"))
+    seen = container({"mesh.service": "web"}, ports=(Port("bridge", "net0", "end0"), port))
+    ours = item("web-1", "appnet", "docker/net1/end1")
+    others = [item("x", "appnet", "docker/net1/end2"), item("y", "appnet", "engine:/run/d/net1")]
+    assert Placed([*others, ours]).by_driver(seen) == [(ours, port)]
+    assert with_aliases(wish_of(seen), seen, port).services == ("web", "db", "my-db")
