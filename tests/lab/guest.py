@@ -32,7 +32,7 @@ from tests.lab import qemu
 
 RUNNER = "MESHNET_KERNEL_RUNNER"
 ALL = "MESHNET_KERNEL_ALL"
-TIME_LIMIT = 1200
+TIME_LIMIT = 1500
 MARK = "\x1emeshnet-report "
 ROOT = Path(__file__).parents[2]
 

@@ -106,8 +106,15 @@ class Node:
 
     def start(self, *program: str) -> None:
         """Start the agent, `program` or the one installed, and wait until it answers."""
+        self.launch(*program)
+        self.wait_until_it_answers()
+
+    def launch(self, *program: str) -> None:
+        """Start the agent and do not wait for it."""
         self.agent = self.host.start("agent", *(program or (PROGRAM,)), "agent", env=TALKATIVE)
-        wait_until(self._answers, START, lambda: f"an agent that answers\n{self.log()}")
+
+    def wait_until_it_answers(self, limit: float = START) -> None:
+        wait_until(self._answers, limit, lambda: f"an agent that answers\n{self.log()}")
 
     def _answers(self) -> bool:
         assert self.agent is not None
@@ -212,10 +219,14 @@ class Mesh:
 
     def join(self, host: Host, *options: str, token: str = "") -> Node:
         """Have a host join, with a token of its own unless one is given, and start its agent."""
-        token = token or self.coordinator.token("--uses", "1")
+        node = self.enrol(host, *options, token=token or self.coordinator.token("--uses", "1"))
+        node.start()
+        return node
+
+    def enrol(self, host: Host, *options: str, token: str) -> Node:
+        """Have a host join; its agent is not started yet."""
         meshnet(host, "join", "-", "--name", host.name, *options, input=f"{token}\n")
         self.nodes[host.name] = node = Node(host)
-        node.start()
         return node
 
     def leave(self, node: Node) -> None:
