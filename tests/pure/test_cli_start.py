@@ -108,23 +108,22 @@ def test_services_read_no_certificate_authorities_of_the_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "limit"), [(["--help"], 0.060), (["status"], 0.100)], ids=["help", "status"]
+    ("arguments", "limit"), [(["--help"], 125), (["status"], 190)], ids=["help", "status"]
 )
-def test_a_cold_start_takes_a_blink(arguments: list[str], limit: float, tmp_path: Path) -> None:
-    # Processor time of the quickest of several runs: what others do on the machine is not ours.
+def test_a_short_command_imports_few_modules(
+    arguments: list[str], limit: int, tmp_path: Path
+) -> None:
+    # How long that takes is for `tests.bench.start` to say, on a machine with nothing else to do.
+    # A bare interpreter has 33, with click 95.
     program = (
-        "import sys, resource\n"
+        "import sys\n"
         "from meshnet.cli.main import main\n"
         "main(sys.argv[1:])\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(used.ru_utime + used.ru_stime, file=sys.stderr)\n"
+        "print(len(sys.modules), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", program, "--run-dir", str(tmp_path), *arguments]
-    runs = [
-        subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        for _ in range(7)
-    ]
-    assert min(float(run.stderr.splitlines()[-1]) for run in runs) < limit
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert int(said.stderr.splitlines()[-1]) <= limit
 
 
 def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
