@@ -301,19 +301,26 @@ def test_a_compose_file_with_our_driver_works_unchanged(mesh: Mesh, dockers: Doc
     for docker in dockers.values():
         docker.host.file("/run/compose.yml").write_text(COMPOSE_FILE)
     compose(dockers, "up", "-d", "--scale", "web=2")
-    webs = [address(d, f"shop_web_{n}", "shop_net") for d in dockers.values() for n in (1, 2)]
+    webs = [address(d, name, "shop_net") for d in dockers.values() for name in composed(d, "web")]
+    assert len(set(webs)) == 4
     for name in ("web", "front"):
         full = f"{name}.shop-net.mesh"
         wait_until(lambda full=full: everywhere(nodes, full, webs), 10, f"{full} has four")
-    client = ("exec", "shop_client_1", "/bin/wget", "-qO-", "http://web.shop-net.mesh/")
-    assert dockers["n1"](*client)
+    client = composed(dockers["n1"], "client")[0]
+    assert dockers["n1"]("exec", client, "/bin/wget", "-qO-", "http://web.shop-net.mesh/")
     compose(dockers, "down")
     assert [ipam(docker, "shop_net") for docker in dockers.values()] == ["", ""]
 
 
+def composed(docker: Docker, service: str) -> list[str]:
+    """Return the names of a service's containers, which differ between versions of compose."""
+    chosen = ("--filter", f"label=com.docker.compose.service={service}")
+    return docker("ps", *chosen, "--format", "{{.Names}}").split()
+
+
 def compose(dockers: Dockers, *words: str) -> None:
     """Run docker-compose on all hosts at once."""
-    project = (COMPOSE, "--no-ansi", "-p", "shop", "-f", "/run/compose.yml")
+    project = (COMPOSE, "-p", "shop", "-f", "/run/compose.yml")
     with ThreadPoolExecutor() as pool:
         ran = pool.map(lambda d: d.host.transcript(*project, *words, timeout=90), dockers.values())
         for status, said in ran:
