@@ -19,8 +19,10 @@ import pytest
 from meshnet.coordinator.core import Terms
 from meshnet.coordinator.setup import initialise, renew_issuer
 from meshnet.errors import Conflict, MeshnetError, Refused, Unavailable
+from meshnet.model.addresses import attachment_mac
 from meshnet.model.facts import Fact
-from meshnet.model.records import NodeRecord
+from meshnet.model.records import Attachment, Instance
+from meshnet.model.statements import Lease
 from meshnet.wire import api, auth
 from meshnet.wire.fact import seal
 from tests.scenes.coordinators import (
@@ -161,6 +163,13 @@ async def test_a_store_restored_from_an_older_copy_makes_snapshots_not_confusion
 LINE_PACE = 0.06
 """Seconds after which the next change goes into a line of its own."""
 
+WORDS = 40
+"""Facts of 12 KB in a line: so many that buffers are full before a silent connection is ended."""
+
+
+def wordy(number: int) -> Instance:
+    return Instance("default", f"s{number}", "c1", metadata={"x": "x" * 12_000})
+
 
 @pytest.mark.timeout(300)
 async def test_a_reader_that_does_not_read_is_dropped_and_the_others_go_on(
@@ -172,12 +181,18 @@ async def test_a_reader_that_does_not_read_is_dropped_and_the_others_go_on(
     ):
         with lazy_stream(coordinator, lazy):
             await until(lambda: coordinator.admin.status().watching == 2, "two streams")
-            fact = one.say(one.record())
-            for number in range(1500):
-                fact = one.say(NodeRecord((one.wireguard.public,), version="x" * 12_000))
-                await one.client.publish([seal(fact)])
+            [lease] = one.granted(await one.client.lease("default"))
+            assert isinstance(lease.body, Lease)
+            address = lease.body.prefix.network_address + 9
+            port = Attachment("default", "c1", (address,), attachment_mac(1000, address))
+            fact = one.say(port)
+            await one.client.publish([seal(fact)])
+            for _ in range(300):
+                facts = [one.say(wordy(number)) for number in range(WORDS)]
+                assert (await one.client.publish([seal(f) for f in facts])).refused == ()
+                fact = facts[-1]
                 await asyncio.sleep(LINE_PACE)
-                if number % 20 == 0 and coordinator.admin.status().watching == 1:
+                if coordinator.admin.status().watching == 1:
                     break
             assert coordinator.admin.status().watching == 1
         await until(lambda: follower.knows(fact), "the last record", 20)
