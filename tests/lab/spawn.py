@@ -72,7 +72,7 @@ def _entering(where: Where, directory: Path) -> Callable[[], None]:
 @functools.cache
 def _as_installed() -> dict[str, str]:
     """Let Python programs run from compiled modules, as installed ones do, kept out of the tree."""
-    directory = tempfile.TemporaryDirectory(prefix="meshnet-pycache-")
+    directory = tempfile.TemporaryDirectory(prefix=f"meshnet-pycache-{os.getpid()}-")
     atexit.register(directory.cleanup)
     return {"PYTHONPYCACHEPREFIX": directory.name, "PYTHONDONTWRITEBYTECODE": ""}
 
