@@ -18,6 +18,9 @@ from meshnet.linux.netlink import Netlink
 from meshnet.linux.netns import open_path
 from meshnet.plan.state import ALIAS, HOST, Port
 
+LOOPBACK = {"ipv6/conf/lo/disable_ipv6": "0"}
+"""A container reaches its own address by its loopback, where Docker turns IPv6 off, too."""
+
 
 class Inside(Namespace):
     """A namespace that is open for one call."""
@@ -58,7 +61,8 @@ def set_far_end(there: Inside, link: rt.Link, port: Port) -> None:
         # Older kernels rename a link only while it is down.
         set_link(there, link.index, link.name, up=False)
         set_link(there, link.index, link.name, name=name)
-    sysctl.set_all(there.descriptor, sysctl.quiet(name))
+    own = LOOPBACK if port.netns != HOST else {}
+    sysctl.set_all(there.descriptor, sysctl.quiet(name) | own)
     wanted = (port.mtu, there.group, ALIAS, True)
     if link.mac != port.mac:
         # Setting it, even to what it is, makes the kernel forget all neighbours.

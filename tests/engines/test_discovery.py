@@ -99,6 +99,8 @@ def test_one_service_of_docker_and_podman_is_found_by_its_label(
         routes = engine("exec", f"web-{name}", "/bin/ip", "route").splitlines()
         assert next(line for line in routes if "dev mesh0" in line).startswith("10.214.0.0/16")
         assert "dev eth0" in next(line for line in routes if line.startswith("default"))
+        own = found(mesh.nodes[name])[f"web-{name}"].addresses[1]
+        engine("exec", f"web-{name}", "/bin/ping", "-6", "-c1", "-W2", own)
         outside = mesh.coordinator.host.address4
         engine("exec", f"web-{name}", "/bin/ping", "-c1", "-W2", outside)
     for name, engine in engines.items():
