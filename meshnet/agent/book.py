@@ -68,14 +68,21 @@ class Book:
         return self.admit(self.open(signed, carrier))
 
     def open(self, signed: Iterable[SignedFact], carrier: str) -> list[Fact]:
-        """Verify facts from outside; return those that are sound."""
+        """Verify facts from outside; return those that are sound.
+
+        An old word of an honest writer may be told again late, so that is counted and no warning.
+        """
         opened = []
         for item in signed:
             try:
-                opened.append(open_fact(item))
+                opened.append(fact := open_fact(item))
             except MeshnetError as error:
                 REFUSED.labels("invalid").inc()
                 log.warning("fact from %s refused: %s", carrier, error.message)
+                continue
+            if self.facts.is_outdated(fact):
+                REFUSED.labels("outdated").inc()
+                log.info("fact from %s is outdated: %s", carrier, fact)
         return opened
 
     def say(self, bodies: Iterable[Record]) -> list[Fact]:

@@ -138,6 +138,11 @@ class FactSet:
         """Say whether a fact lies below its writer's floor."""
         return not isinstance(fact.body, Floor) and fact.sequence < self.floor(fact.slot.writer)
 
+    def is_outdated(self, fact: Fact) -> bool:
+        """Say whether its writer has said something newer, as far as is known here."""
+        known = self.get(fact.slot)
+        return self.is_void(fact) or (known is not None and fact.sequence < known.sequence)
+
     def voided_by(self, fact: Fact) -> list[Fact]:
         """Return the facts that `fact` makes void, if it is a floor."""
         if not isinstance(fact.body, Floor):

@@ -59,8 +59,10 @@ def entries(witness: Node, honest: Node) -> list[str]:
 
 def test_an_old_word_changes_nothing(mesh: Mesh, shop: Box) -> None:
     witness = mesh.nodes["n3"]
-    digest = witness.status().digest
+    digest, counted = witness.status().digest, witness.metric(REFUSED)
     lie(mesh, "old", shop)
+    wait_until(lambda: witness.metric(REFUSED) > counted, 10, "the old word is counted")
+    assert "is outdated: deleted node" in witness.log()
     assert witness.status().digest == digest
     assert sorted(peer.name for peer in witness.peers() if peer.reachable) == ["n1", "n2"]
 
