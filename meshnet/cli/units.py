@@ -18,6 +18,8 @@ from meshnet.errors import MeshnetError, NotFound
 SYSTEM_DIR = Path("/etc/systemd/system")
 PACKAGED = "/usr/bin/meshnet"
 """What the units we ship start; replaced by where this program is."""
+DOCKER = ("meshnet-docker.socket", "meshnet-docker.service")
+"""Docker's driver: where it is called, and what is called."""
 OURS = "# Installed by meshnet; `meshnet down --purge` takes it away.\n"
 """The first line of a unit that we installed, and not a package."""
 
@@ -42,19 +44,32 @@ def unit_text(name: str, program: str) -> str:
 
 
 def this_program() -> str:
-    """Return the absolute path of the command that is running."""
-    return str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
+    """Return where the running command is installed; our other programs are beside it."""
+    return str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).resolve())
 
 
 def enable(name: str) -> bool:
     """Enable a unit and start it anew; install ours first if there is none. Say if it was."""
-    is_new = not is_known(name)
-    if is_new:
-        (SYSTEM_DIR / name).write_text(OURS + unit_text(name, this_program()))
-        _systemctl("daemon-reload")
+    is_new = install(name)
     _systemctl("enable", name)
     _systemctl("restart", name)
     return is_new
+
+
+def listen(socket: str, service: str) -> None:
+    """Have systemd listen, now and at every boot, and start the service at the first call."""
+    for name in (service, socket):
+        install(name)
+    _systemctl("enable", "--now", socket)
+
+
+def install(name: str) -> bool:
+    """Install a unit of ours if systemd has none of that name. Say if it was so."""
+    if is_known(name):
+        return False
+    (SYSTEM_DIR / name).write_text(OURS + unit_text(name, this_program()))
+    _systemctl("daemon-reload")
+    return True
 
 
 def make_users(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Face. Docker on this machine: the one setting that it needs for our names."""
+"""Face. Docker on this machine: the driver's units, and the one setting that our names need."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def docker() -> None:
 )
 @click.pass_obj
 def setup(settings: Settings, undo: bool, config: Path) -> None:
-    """Have containers find names of the mesh.
+    """Have Docker find our driver, and containers the names of the mesh.
 
-    Puts one address first in "dns" of Docker's settings, and leaves everything else as it is.
-    Docker reads them when it starts; containers that run keep the servers they have.
+    Where systemd runs, the driver's socket is installed and enabled. One address is put first in
+    "dns" of Docker's settings; everything else in there is left as it is. Docker reads them when it
+    starts; containers that run keep the servers they have.
 
     \b
       meshnet docker setup && systemctl restart docker
@@ -45,9 +46,26 @@ def setup(settings: Settings, undo: bool, config: Path) -> None:
     """
     from meshnet.containers import docker_setup
 
+    _listen(settings, undo)
     change = docker_setup.undo if undo else docker_setup.setup
     if not change(settings.state_dir, config):
         step(f"{config}: nothing to change")
         return
     step(f'{config}: "dns" {"is as it was" if undo else "has the mesh first"}')
     step("restart Docker for it to take effect: systemctl restart docker")
+
+
+def _listen(settings: Settings, undo: bool) -> None:
+    """Have systemd listen for Docker's calls to the driver, or not any more."""
+    from meshnet.cli import units
+
+    if settings.arguments or not units.systemd_here():
+        return
+    if not undo:
+        units.listen(*units.DOCKER)
+        step(f"{units.DOCKER[0]} is enabled")
+        return
+    for unit in units.DOCKER:
+        if units.is_known(unit):
+            units.disable(unit)
+            step(f"{unit} is disabled")

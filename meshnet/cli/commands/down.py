@@ -80,7 +80,8 @@ def _stop_unit(settings: Settings, purge: bool) -> None:
         return
     if purge:
         step(f"stopping {unit}, now and at every boot")
-        units.disable(unit)
+        for each in (unit, *filter(units.is_known, units.DOCKER)):
+            units.disable(each)
     else:
         step(f"stopping {unit}")
         units.stop(unit)
