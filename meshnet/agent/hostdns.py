@@ -53,7 +53,12 @@ class HostDns:
         if self.mode == "file":
             self.state = self._by_file([str(server) for server in wish.servers])
         elif resolved.is_running():
-            self.state = self._by_resolved(wish if self.mode == "auto" else LinkDns())
+            try:
+                index = socket.if_nametoindex(self._link)
+            except OSError:
+                log.debug("systemd-resolved is told when there is a %s", self._link)
+                return
+            self.state = _by_resolved(index, wish if self.mode == "auto" else LinkDns())
         self._kept, self._looked = (self.mode, wish), time.monotonic()
 
     def _by_file(self, servers: Sequence[str]) -> str:
@@ -61,12 +66,12 @@ class HostDns:
             log.info("%s: nameserver %s is first", resolvconf.PATH, ", ".join(servers))
         return str(resolvconf.PATH)
 
-    def _by_resolved(self, wish: LinkDns) -> str:
-        index = socket.if_nametoindex(self._link)
-        if not wish.servers:
-            if resolved.read(index) != wish:
-                resolved.revert(index)
-            return ""
-        if resolved.route(index, wish):
-            log.info("systemd-resolved: %s is asked here", ", ".join(wish.domains))
-        return "systemd-resolved"
+
+def _by_resolved(index: int, wish: LinkDns) -> str:
+    if not wish.servers:
+        if resolved.read(index) != wish:
+            resolved.revert(index)
+        return ""
+    if resolved.route(index, wish):
+        log.info("systemd-resolved: %s is asked here", ", ".join(wish.domains))
+    return "systemd-resolved"

@@ -4,6 +4,7 @@
     SetLinkDomains      zone and reverse zones, for routing: nothing else is asked there
     SetLinkDefaultRoute no
     SetLinkDNSSEC       no: the root signs that there is no such zone as ours
+    SetLinkLLMNR, SetLinkMulticastDNS    no: nobody listens for multicast in the tunnel
 
 All of it belongs to the link and goes with it; a restart of resolved keeps it. Source:
 org.freedesktop.resolve1(5). Carried by `busctl`, which comes with systemd and so is there wherever
@@ -32,6 +33,7 @@ TIME_LIMIT = 5.0
 
 _SERVICE = "org.freedesktop.resolve1"
 _MANAGER = (_SERVICE, "/org/freedesktop/resolve1", f"{_SERVICE}.Manager")
+MULTICAST = ("LLMNR", "MulticastDNS")
 _FAMILY = {4: "2", 6: "10"}
 
 
@@ -51,15 +53,15 @@ def is_running() -> bool:
 def read(index: int) -> LinkDns:
     """Return what resolved knows of link `index`; Unavailable when it does not answer.
 
-    A link that also takes names outside its domains, or whose answers are validated, is not as
-    `route` leaves it: it is returned empty, so that it is set anew.
+    A link that also takes names outside its domains, whose answers are validated, or where names
+    are asked for by multicast is not as `route` leaves it: it is returned empty, to be set anew.
     """
     (path,) = json.loads(_call("GetLink", "i", str(index)))["data"]
-    wanted = ("DNS", "Domains", "DefaultRoute", "DNSSEC")
+    wanted = ("DNS", "Domains", "DefaultRoute", "DNSSEC", *MULTICAST)
     lines = _busctl("get-property", _SERVICE, path, f"{_SERVICE}.Link", *wanted).splitlines()
-    servers, domains, default, dnssec = (json.loads(line)["data"] for line in lines)
+    servers, domains, default, *off = (json.loads(line)["data"] for line in lines)
     routing = tuple(name for name, only in domains if only)
-    if default or dnssec != "no" or len(routing) != len(domains):
+    if default or {*off} != {"no"} or len(routing) != len(domains):
         return LinkDns()
     return LinkDns(tuple(ip_address(bytes(raw)) for _, raw in servers), routing)
 
@@ -82,7 +84,8 @@ def route(index: int, wish: LinkDns) -> bool:
     _call("SetLinkDNS", "ia(iay)", link, str(len(wish.servers)), *servers)
     _call("SetLinkDomains", "ia(sb)", link, str(len(wish.domains)), *domains)
     _call("SetLinkDefaultRoute", "ib", link, "false")
-    _call("SetLinkDNSSEC", "is", link, "no")
+    for method in ("SetLinkDNSSEC", "SetLinkLLMNR", "SetLinkMulticastDNS"):
+        _call(method, "is", link, "no")
     return True
 
 

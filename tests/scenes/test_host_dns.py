@@ -61,6 +61,10 @@ def test_a_host_with_systemd_resolved_asks_us_for_our_names_only(mesh: Mesh) -> 
         resolved.restart()
         assert ask(node.host, "web.mesh") == [web.address4]
 
+        node.meshnet("down")
+        node.start()
+        wait_until(lambda: ask(node.host, "web.mesh") == [web.address4], 10, "a link made anew")
+
         node.meshnet("dns", "host", "off")
         assert ask(node.host, "web.mesh") == []
         assert asks_by(node) == ""
