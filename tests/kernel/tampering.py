@@ -228,6 +228,7 @@ def _stable(text: str) -> list[str]:
     for mac in set(CHOSEN.findall(text)):
         text = text.replace(mac, "chosen")
     text = re.sub(r"(scope \w+ \w+):\d+\\", r"\1\\", text)  # a label, after a rename
+    text = re.sub(r"(?<=AllowedIPs = ).*", lambda ips: " ".join(sorted(ips[0].split(", "))), text)
     text = re.sub(r"\n(?!\[|\d|\n)(?=[A-Z]\w+ = )", "; ", text)
     lines = (UNSTABLE.sub("", NUMBERS.sub("", line)).split() for line in text.splitlines())
     rows = (" ".join(words) for words in lines if words)

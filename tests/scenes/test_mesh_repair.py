@@ -34,7 +34,7 @@ def ours(node: Node) -> str:
     """Return all that is ours in a host's kernel, as its own tools print it."""
     host = node.host
     parts = [
-        host.output("wg", "show", "meshnet0", "allowed-ips"),
+        _in_order(host.output("wg", "show", "meshnet0", "allowed-ips")),
         host.output("wg", "show", "meshnet0", "listen-port"),
         host.output("ip", "-o", "addr", "show", "dev", "meshnet0"),
         host.output("ip", "-o", "link", "show", "dev", "meshnet0"),
@@ -49,6 +49,11 @@ def ours(node: Node) -> str:
         host.output(*SEGMENT, "ip", "neigh", "show", "nud", "permanent"),
     ]
     return "\n".join(_sorted(_without_numbers(part)) for part in parts)
+
+
+def _in_order(text: str) -> str:
+    """Return lines with their words sorted: what was taken and given back is listed elsewhere."""
+    return "\n".join(" ".join(sorted(line.split())) for line in text.splitlines())
 
 
 def _without_numbers(text: str) -> str:
