@@ -43,9 +43,12 @@ class Contents:
         self.contexts[context] = Lookup([self.layers[layer] for layer in stack], origins)
 
     def forget(self, context: str) -> None:
-        """Drop a context, and the layers that no other one uses."""
+        """Drop a context; its layers stay until `tidy`, for another may take them over."""
         self.contexts.pop(context, None)
         self._stacks.pop(context, None)
+
+    def tidy(self) -> None:
+        """Drop the layers that no context uses."""
         used = {layer for stack in self._stacks.values() for layer in stack}
         self.layers = {layer: names for layer, names in self.layers.items() if layer in used}
 
@@ -103,6 +106,7 @@ class Change:
                 contents.forget(context)
             else:
                 contents.describe(context, *described)
+        contents.tidy()
         touched: dict[str, list[bytes]] = {}
         for (layer, owner), records in self.puts.items():
             contents.put(layer, owner, records)

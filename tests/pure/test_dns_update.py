@@ -80,6 +80,15 @@ def some_tables(draw: st.DrawFn) -> Tables:
     }
 
 
+def test_a_context_takes_over_what_one_that_goes_was_made_of() -> None:
+    common = ("@common", {name("mesh"): b""})
+    before = {"@host": Table((("@host", {}), common), frozenset({name("mesh")}))}
+    after = {"a": Table((("a", {}), common), frozenset({name("mesh")}))}
+    live = apply(Contents(), list(update_messages(None, before, 1)))
+
+    assert held(apply(live, list(update_messages(before, after, 2)))) == wanted(after)
+
+
 @settings(deadline=None)
 @given(st.lists(some_tables(), min_size=1, max_size=5))
 def test_the_process_ends_with_the_tables_it_should_have(history: list[Tables]) -> None:
