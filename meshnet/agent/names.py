@@ -48,6 +48,7 @@ class Names:
         self._forward = forward
         self.host = HostDns(node.settings.dns_host, TUNNEL)
         self._changed = asyncio.Event()
+        self._host_turn = asyncio.Lock()
         self._tables: Mapping[str, Table] = {}
         self._listening: set[tuple[str, str]] = set()
         self._upstreams: tuple[str, ...] = ()
@@ -99,8 +100,9 @@ class Names:
         me = self._node.me
         servers = (me.membership.address4, me.membership.address6) if me else ()
         wish = LinkDns(servers, self._zones.origins)
-        if self.host.is_due(wish):
-            await asyncio.to_thread(self.host.keep, wish)
+        async with self._host_turn:
+            if self.host.is_due(wish):
+                await asyncio.to_thread(self.host.keep, wish)
 
     def _own_addresses(self) -> list[str]:
         me = self._node.me
