@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet.cli.local import LOOK, socket_error
-from meshnet.containers.cni import BrokenOff, ask
+from meshnet.containers.carrier import BrokenOff, ask
 from meshnet.errors import Unavailable
 from meshnet.wire import cni
 from meshnet.wire.local import SOCKET

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from meshnet.containers.cni import SOCKET, BrokenOff, carry
+from meshnet.containers.carrier import SOCKET, BrokenOff, carry
 
 TARGET = b"/v1/netavark"
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from meshnet.containers.cni import ask, pack
+from meshnet.containers.carrier import ask, pack
 from tests.lab import Container, wait_until
 from tests.lab.mesh import PROGRAM, Mesh, Node
 from tests.scenes.mesh_scenes import can_ping, dump, mesh_of
