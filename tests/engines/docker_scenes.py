@@ -39,6 +39,25 @@ def meshed_dockers(title: str) -> Iterator[tuple[Mesh, Dockers]]:
         yield mesh, dockers
 
 
+@pytest.fixture(scope="module")
+def meshed() -> Iterator[tuple[Mesh, Dockers]]:
+    with meshed_dockers("two nodes with dockerd") as meshed:
+        yield meshed
+
+
+@pytest.fixture
+def mesh(meshed: tuple[Mesh, Dockers]) -> Iterator[Mesh]:
+    """The mesh of a module, on which a scene leaves nothing."""
+    yield meshed[0]
+    clean(meshed[1])
+    nothing_remains(meshed[0])
+
+
+@pytest.fixture
+def dockers(meshed: tuple[Mesh, Dockers]) -> Dockers:
+    return meshed[1]
+
+
 def create(docker: Docker, name: str, *options: str) -> None:
     """Make a network the plain way, and wait until it is one of the mesh."""
     docker("network", "create", "-d", "meshnet", *options, name)

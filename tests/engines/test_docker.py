@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
@@ -18,10 +17,11 @@ from tests.engines.docker_scenes import (
     address,
     ask,
     at_once,
-    clean,
     create,
+    dockers,
     ipam,
-    meshed_dockers,
+    mesh,
+    meshed,
     nothing_remains,
     resolved,
     serve,
@@ -30,6 +30,8 @@ from tests.lab import wait_until
 from tests.lab.engines import IMAGE, Docker, missing
 from tests.lab.mesh import Mesh, meshnet
 from tests.scenes.mesh_scenes import everywhere
+
+__all__ = ["dockers", "mesh", "meshed"]
 
 pytestmark = MARKS
 
@@ -40,24 +42,6 @@ while :; do t=$(date +%s); echo "$t $(timeout 2 wget -qO- http://web.mesh/)" >>/
 """
 TROUBLED = "touch /ill; trap 'rm /ill' USR1; trap 'touch /ill' USR2; while :; do sleep 0.1; done"
 CHECKED = ("--health-cmd", "test ! -e /ill", "--health-interval=1s", "--health-retries=1")
-
-
-@pytest.fixture(scope="module")
-def meshed() -> Iterator[tuple[Mesh, Dockers]]:
-    with meshed_dockers("two nodes with dockerd") as meshed:
-        yield meshed
-
-
-@pytest.fixture
-def mesh(meshed: tuple[Mesh, Dockers]) -> Iterator[Mesh]:
-    yield meshed[0]
-    clean(meshed[1])
-    nothing_remains(meshed[0])
-
-
-@pytest.fixture
-def dockers(meshed: tuple[Mesh, Dockers]) -> Dockers:
-    return meshed[1]
 
 
 def test_one_service_on_two_hosts_by_name(mesh: Mesh, dockers: Dockers) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -23,9 +22,9 @@ from tests.engines.docker_scenes import (
     address,
     ask,
     at_once,
-    clean,
-    meshed_dockers,
-    nothing_remains,
+    dockers,
+    mesh,
+    meshed,
     nothing_remains_on,
     resolved,
     serve,
@@ -35,6 +34,8 @@ from tests.lab.engines import DRIVER_SOCKET, IMAGE, Docker, missing
 from tests.lab.mesh import Mesh
 from tests.scenes.mesh_scenes import differences, dump, everywhere
 
+__all__ = ["dockers", "mesh", "meshed"]
+
 pytestmark = MARKS
 
 ACTIVATE = "systemd-socket-activate"
@@ -42,24 +43,6 @@ CONTAINERS = int(os.environ.get("MESHNET_CONTAINERS", "24"))
 RESTARTS = int(os.environ.get("MESHNET_RESTARTS", "6"))
 KILLS = int(os.environ.get("MESHNET_KILLS", "4"))
 BRIEF = ("run", "--rm", "--network=appnet", IMAGE, "/bin/true")
-
-
-@pytest.fixture(scope="module")
-def meshed() -> Iterator[tuple[Mesh, Dockers]]:
-    with meshed_dockers("two nodes with dockerd, and faults") as meshed:
-        yield meshed
-
-
-@pytest.fixture
-def mesh(meshed: tuple[Mesh, Dockers]) -> Iterator[Mesh]:
-    yield meshed[0]
-    clean(meshed[1])
-    nothing_remains(meshed[0])
-
-
-@pytest.fixture
-def dockers(meshed: tuple[Mesh, Dockers]) -> Dockers:
-    return meshed[1]
 
 
 def reaches(docker: Docker, name: str, other: str) -> bool:
