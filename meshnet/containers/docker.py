@@ -55,20 +55,17 @@ HURRY = 1.0
 class Driver:
     """The calls of both drivers. Each takes a message and returns the answer, or raises."""
 
-    def __init__(
-        self, agent: Agent, engine: Engine, networks: Networks, plain: Callable[[], None]
-    ) -> None:
-        """`plain` is called when a network has come that is to be made anew."""
-        self._plain = plain
+    def __init__(self, agent: Agent, engine: Engine, networks: Networks, remaker: Remaker) -> None:
         self._agent = agent
         self._engine = engine
         self._networks = networks
+        self._remaker = remaker
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._left: set[str] = set()
         self._first: dict[str, str] = {}
         self.hurry = threading.Event()
         self.calls: dict[str, Callable[[Message], Answer]] = {
-            "Plugin.Activate": lambda _: protocol.ACTIVATE,
+            "Plugin.Activate": self.activate,
             "NetworkDriver.GetCapabilities": lambda _: protocol.NETWORK_CAPABILITIES,
             "IpamDriver.GetCapabilities": lambda _: protocol.IPAM_CAPABILITIES,
             "IpamDriver.GetDefaultAddressSpaces": lambda _: protocol.SPACES,
@@ -86,6 +83,10 @@ class Driver:
             "NetworkDriver.DiscoverNew": lambda _: {},
             "NetworkDriver.DiscoverDelete": lambda _: {},
         }
+
+    def activate(self, _message: Message) -> Answer:
+        self._remaker.dockerd_came()
+        return protocol.ACTIVATE
 
     def _mesh_networks(self) -> list[NetworkInfo]:
         return self._agent.get("/v1/networks", list[NetworkInfo])
@@ -141,7 +142,7 @@ class Driver:
         networks = self._mesh_networks()
         if protocol.is_plain(message):
             self._networks.put(message.network_id, Known(""))
-            self._plain()
+            self._remaker.hurry()
             return {}
         network = protocol.mesh_network(message, networks)
         internal = bool((message.options or {}).get(protocol.INTERNAL))
@@ -262,7 +263,7 @@ def run() -> NoReturn:
     agent, engine = Agent(settings), Engine(ENGINE)
     networks = Networks(settings.state_dir / STATE)
     remaker = Remaker(agent, engine, networks)
-    driver = Driver(agent, engine, networks, remaker.hurry)
+    driver = Driver(agent, engine, networks, remaker)
     server = Server(driver.calls, listener())
     for work in (server.serve_forever, remaker.run):
         threading.Thread(target=work, daemon=True).start()

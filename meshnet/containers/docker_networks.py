@@ -12,7 +12,9 @@ told the network's name. So such a network is taken, and made anew the moment Do
     POST   /networks/create  the same, IPAM driver meshnet, the mesh's own prefixes
 
 What is to be made is on disk before anything is removed. The price: the id that was printed is not
-the network's. Whoever keeps ids, and not names, names the IPAM driver himself.
+the network's. Whoever keeps ids, and not names, names the IPAM driver himself. And a container that
+starts in between is refused, so nothing here waits for what could be known before: Docker stores
+the network some milliseconds before it tells whoever asked for it.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ from meshnet.wire.local import NetworkInfo, NetworkRequest
 
 log = logging.getLogger(__name__)
 
-EAGER, PATIENT = 0.005, 5.0
+EAGER, PATIENT = 0.002, 5.0
 """Seconds between two tries to make a plain network anew: at first, and when it did not go."""
 
-EAGER_TRIES = 1000
-VISIBLE = 5.0
-"""Seconds for a network that somebody else makes at the same time to come into view."""
+EAGER_TRIES = 2000
+VISIBLE, LOOK = 5.0, 0.01
+"""Seconds for a network that somebody else makes at the same time to come into view, and between
+two looks."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -114,19 +117,24 @@ class Networks:
 
 def mesh_network(agent: Agent, name: str, prefixes: tuple[str, ...] = ()) -> NetworkInfo:
     """Return a network of the mesh; it is made when there is none."""
-    made = NetworkRequest(name=name, prefixes=prefixes)
+    if found := _of_mesh(agent, name):
+        return found
     last = time.monotonic() + VISIBLE
-    while True:
-        for network in agent.get("/v1/networks", list[NetworkInfo]):
-            if network.name == name:
-                return network
-        try:
-            return agent.post("/v1/networks", made, NetworkInfo)
-        except (Conflict, NotFound):
-            # Another host was first, and the view has not heard of it.
-            if time.monotonic() > last:
-                raise
-            time.sleep(0.1)
+    try:
+        return agent.post("/v1/networks", NetworkRequest(name=name, prefixes=prefixes), NetworkInfo)
+    except (Conflict, NotFound):
+        # Another host was first, and the view has not heard of it.
+        while time.monotonic() < last:
+            if found := _of_mesh(agent, name):
+                return found
+            time.sleep(LOOK)
+        raise
+
+
+def _of_mesh(agent: Agent, name: str) -> NetworkInfo | None:
+    """Return a network of the mesh, None when this node knows of none."""
+    networks = agent.get("/v1/networks", list[NetworkInfo])
+    return next((network for network in networks if network.name == name), None)
 
 
 class Remaker:
@@ -137,6 +145,11 @@ class Remaker:
         self._engine = engine
         self._networks = networks
         self._wake = threading.Event()
+        self._pools: list[protocol.AddressPool] = []
+
+    def dockerd_came(self) -> None:
+        """Forget what only a dockerd that starts anew can have changed."""
+        self._pools = []
 
     def hurry(self) -> None:
         """Look now: a plain network has come."""
@@ -146,6 +159,7 @@ class Remaker:
         """Work for ever."""
         while True:
             self._wake.clear()
+            self._ask_for_pools()
             tries = 0
             while self._round() and tries < EAGER_TRIES:
                 time.sleep(EAGER)
@@ -154,6 +168,13 @@ class Remaker:
                 # Docker undid what it had not stored, and did not say so.
                 self._networks.remove(network_id, lambda known: not known.spec and not known.why)
             self._wake.wait(PATIENT if self._networks.plain() else None)
+
+    def _ask_for_pools(self) -> None:
+        """Learn where Docker takes its subnets from, once: it takes longer than all the rest."""
+        try:
+            self._pools = self._pools or self._engine.pools()
+        except MeshnetError as error:
+            log.debug("Docker does not name its address pools: %s", error.message)
 
     def _round(self) -> bool:
         """Try each plain network once; say whether Docker has yet to store one of them."""
@@ -190,7 +211,8 @@ class Remaker:
 
     def _spec(self, state: protocol.NetworkState) -> dict[str, Any]:
         name = protocol.mesh_name(state)
-        chosen = protocol.chosen_prefixes(state, self._engine.pools())
+        self._pools = self._pools or self._engine.pools()
+        chosen = protocol.chosen_prefixes(state, self._pools)
         network = mesh_network(self._agent, name, chosen)
         if absent := [prefix for prefix in chosen if prefix not in network.prefixes]:
             raise BadInput(

@@ -19,7 +19,7 @@ from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker import Driver
 from meshnet.containers.docker_engine import Engine
 from meshnet.containers.docker_http import Server
-from meshnet.containers.docker_networks import Known, Networks
+from meshnet.containers.docker_networks import Known, Networks, Remaker
 from meshnet.containers.docker_protocol import (
     Message,
     NetworkState,
@@ -55,7 +55,8 @@ def driver(tmp_path: Path) -> Driver:
     nobody = tmp_path / "nobody"
     networks = Networks(tmp_path / "docker.json")
     networks.put("known", Known("red"))
-    return Driver(Agent(Settings(run_dir=nobody)), Engine(nobody), networks, lambda: None)
+    agent, engine = Agent(Settings(run_dir=nobody)), Engine(nobody)
+    return Driver(agent, engine, networks, Remaker(agent, engine, networks))
 
 
 @settings(
