@@ -19,6 +19,13 @@ from meshnet.wire.fact import seal
 DAY = 86_400
 
 
+def _pool4() -> tuple[IPv4Network, ...]:
+    """Return the prefixes of networks that nobody chose one for: 25 wide ones, then 240 narrow."""
+    wide = [IPv4Network(f"10.{n}.0.0/16") for n in range(215, 240)]
+    narrow = [part for n in range(240, 255) for part in IPv4Network(f"10.{n}.0.0/16").subnets(4)]
+    return (*wide, *narrow)
+
+
 class Terms(msgspec.Struct, frozen=True):
     """How long things hold, in seconds, and where networks get their prefixes."""
 
@@ -27,7 +34,7 @@ class Terms(msgspec.Struct, frozen=True):
     lease_grace: int = 3600
     gone_grace: int = 30 * DAY
     first_prefix4: IPv4Network = IPv4Network("10.214.0.0/16")
-    pool4: tuple[IPv4Network, ...] = tuple(IPv4Network(f"10.{n}.0.0/16") for n in range(215, 255))
+    pool4: tuple[IPv4Network, ...] = _pool4()
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,12 +182,14 @@ def test_a_block_is_free_again_a_grace_after_its_lease_ends() -> None:
 def test_networks_take_the_first_prefix_then_the_pool_in_order_then_there_is_none() -> None:
     terms = Terms()
     used: list[Prefix] = []
-    for _ in range(41):
+    for _ in range(266):
         used.append(rules.free_prefix4(terms.first_prefix4, terms.pool4, used))
-    assert [str(prefix) for prefix in (used[0], used[1], used[-1])] == [
+    assert [str(used[place]) for place in (0, 1, 25, 26, 265)] == [
         "10.214.0.0/16",
         "10.215.0.0/16",
-        "10.254.0.0/16",
+        "10.239.0.0/16",
+        "10.240.0.0/20",
+        "10.254.240.0/20",
     ]
     with pytest.raises(Conflict):
         rules.free_prefix4(terms.first_prefix4, terms.pool4, used)
