@@ -129,6 +129,10 @@ class GuardTable:
         """Remove the table; return whether there was one."""
         return self._table.remove()
 
+    def close(self) -> None:
+        """Let go of the kernel; nothing in it changes."""
+        self._table.close()
+
     def _look(self) -> Guard | None:
         listed = self._table.listing()
         if listed is None:

@@ -90,6 +90,7 @@ class LinuxKernel:
         """Let go of every descriptor. Nothing in the kernel changes."""
         with self._lock:
             self._spaces.close()
+            self._guard.close()
             self._host.netlink.close()
             os.close(self._home)
 

@@ -38,7 +38,22 @@ class Table:
 
     def __init__(self, home: int, family: str, name: str) -> None:
         self._home = home
+        self._netlink: Netlink | None = None
         self.place = f"{family} {name}"
+
+    @property
+    def netlink(self) -> Netlink:
+        """A socket kept open: when one is closed the kernel waits until it has freed all that was
+        deleted lately, ten milliseconds and more."""
+        if self._netlink is None:
+            self._netlink = Netlink(NETLINK_NETFILTER, netns=self._home)
+        return self._netlink
+
+    def close(self) -> None:
+        """Let go of the socket; nothing in the kernel changes."""
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
 
     def replace(self, template: str, text: str, *, elements: bool = True) -> None:
         """Put `text`, made from `template`, in place of the table in one transaction, and mark it.
@@ -87,9 +102,8 @@ class Table:
     def generation(self) -> int | None:
         """Return the number of the namespace's ruleset; None where the kernel does not tell."""
         try:
-            with Netlink(NETLINK_NETFILTER, netns=self._home) as netlink:
-                query = message(_GET_GENERATION, 0, _NFGENMSG.pack(0, 0, 0))
-                (body,) = netlink.ask(query, "ask for the nft generation")
+            query = message(_GET_GENERATION, 0, _NFGENMSG.pack(0, 0, 0))
+            (body,) = self.netlink.ask(query, "ask for the nft generation")
         except (KernelRefused, ValueError):
             return None
         data = attributes(body[_NFGENMSG.size :]).get(_GENERATION_ID, b"")

@@ -23,7 +23,6 @@ from meshnet.linux.netlink import (
     nested,
 )
 
-NETLINK_NETFILTER = 12
 BRIDGE = 7
 """The family of tables that see bridged frames."""
 
@@ -39,8 +38,8 @@ Keys = Mapping[str, Iterable[bytes]]
 """Keys by the name of their set."""
 
 
-def change(home: int, table: str, deleted: Keys, added: Keys) -> None:
-    """Change a bridge table's sets in the namespace `home`; KernelRefused when none was changed."""
+def change(netlink: Netlink, table: str, deleted: Keys, added: Keys) -> None:
+    """Change a bridge table's sets by a netfilter socket; KernelRefused when none was changed."""
     kinds = ((_DELETE_ELEMENTS, 0, deleted), (_NEW_ELEMENTS, NLM_F_CREATE, added))
     bodies = [
         (kind, flags, _body(table, name, keys))
@@ -53,8 +52,7 @@ def change(home: int, table: str, deleted: Keys, added: Keys) -> None:
     changes = [message(*one) for one in rest] + [message(kind, flags | NLM_F_ACK, last)]
     around = _NFGENMSG.pack(0, 0, _NFTABLES)
     begin, end = message(_BATCH_BEGIN, 0, around), message(_BATCH_END, 0, around)
-    with Netlink(NETLINK_NETFILTER, netns=home) as netlink:
-        netlink.transact([begin, *changes, end], f"change elements of {table}")
+    netlink.transact([begin, *changes, end], f"change elements of {table}")
 
 
 def _body(table: str, name: str, keys: Iterable[bytes]) -> bytes:

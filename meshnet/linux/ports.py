@@ -94,7 +94,7 @@ def remove_one(space: Space, name: str) -> None:
     for link in space.links():
         if link.name == name and link.kind == "veth":
             space.delete(link)
-    space.source_guard.forget(name)
+    space.source_guard.forget([name])
 
 
 def read_all(space: Space, home: int, links: Iterable[rt.Link], fdb: Fdb) -> dict[str, Port]:

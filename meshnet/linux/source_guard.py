@@ -43,6 +43,8 @@ class Grant:
 Grants = dict[str, Grant]
 """By port."""
 
+_NONE = Grant("", frozenset())
+
 _TEMPLATE = """\
 table bridge {table} {{
     set own4 {{ type ifname . ether_addr . ipv4_addr; }}
@@ -121,29 +123,35 @@ class SourceGuard:
 
     def allow(self, name: str, port: Port) -> None:
         """Let in what this port may send, and no more, from now on."""
-        self._change(self._look().grants | {name: _grant(port)})
+        self._change({name: _grant(port)})
 
-    def forget(self, name: str) -> None:
-        """Let nothing in from a port of this name; none is fine, too."""
-        grants = self._look().grants
-        if name in grants:
-            self._change({one: grant for one, grant in grants.items() if one != name})
+    def forget(self, names: Iterable[str]) -> None:
+        """Let nothing in from ports of these names; none is fine, too."""
+        self._change(dict.fromkeys(names, _NONE))
+
+    def close(self) -> None:
+        """Let go of the kernel; nothing in it changes."""
+        self._table.close()
 
     def _change(self, wanted: Grants) -> None:
+        """Grant these ports what is wanted for them; of the others there may be hundreds."""
         seen = self._look()
-        before, after = _elements(seen.grants, ()), _elements(wanted, ())
-        deleted, added = (before - after) & seen.elements, after - seen.elements
+        before = {name: seen.grants[name] for name in wanted if name in seen.grants}
+        others = {name: grant for name, grant in seen.grants.items() if name not in wanted}
+        had, after = _elements(before, ()), _elements(wanted, ())
+        deleted = (had - after - _here(others)) & seen.elements
+        added = after - seen.elements
         if deleted or added:
-            nft_elements.change(self._home, NFT_TABLE, _keys(deleted), _keys(added))
-            self._remember(seen, (seen.elements - before) | after)
+            netlink = self._table.netlink
+            nft_elements.change(netlink, NFT_TABLE, _keys(deleted), _keys(added))
+            grants = others | {name: grant for name, grant in wanted.items() if grant.addresses}
+            self._remember(seen, (seen.elements - deleted) | added, grants)
 
-    def _remember(self, seen: _Seen, elements: Elements) -> None:
+    def _remember(self, seen: _Seen, elements: Elements, grants: Grants) -> None:
         """Spare the next look when the ruleset's last change was ours and no other came between."""
         generation = self._table.generation()
         if seen.generation is not None and generation == seen.generation + 1:
-            self._seen = replace(
-                seen, generation=generation, elements=elements, grants=_grants(elements)
-            )
+            self._seen = replace(seen, generation=generation, elements=elements, grants=grants)
 
     def _lines(self, verb: str, elements: Elements) -> str:
         place = self._table.place
@@ -167,14 +175,20 @@ def _grant(port: Port) -> Grant:
 
 def _elements(grants: Grants, gateways: Iterable[Interface]) -> Elements:
     """Return what the sets hold for these grants and gateways."""
-    found = {(f"here{one.version}", str(one.ip)) for one in gateways}
+    found = {(f"here{one.version}", str(one.ip)) for one in gateways} | _here(grants)
     for name, grant in grants.items():
         for one in grant.addresses:
-            found.add((f"here{one.version}", str(one)))
             found.add((f"own{one.version}", f'"{name}" . {grant.mac} . {one}'))
             if one.version == 6:
                 found.add(("told6", f'"{name}" . {grant.mac} . {int(one):#x}'))
     return frozenset(found)
+
+
+def _here(grants: Grants) -> set[tuple[str, str]]:
+    """Return the elements that do not tell which port has an address."""
+    return {
+        (f"here{one.version}", str(one)) for grant in grants.values() for one in grant.addresses
+    }
 
 
 def _keys(elements: Elements) -> dict[str, list[bytes]]:

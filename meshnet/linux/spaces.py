@@ -45,6 +45,7 @@ class Space(Namespace):
         return links
 
     def close(self) -> None:
+        self.source_guard.close()
         self.netlink.close()
         os.close(self.descriptor)
 
