@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -12,7 +12,7 @@ from meshnet.model.addresses import RESOLVER
 from tests.lab import wait_until
 from tests.lab.engines import IMAGE, Docker, missing
 from tests.lab.mesh import Mesh, Node
-from tests.scenes.mesh_scenes import mesh_of
+from tests.scenes.mesh_scenes import everywhere, mesh_of
 
 ABSENT = missing("/usr/sbin/dockerd", "/usr/bin/docker", "runc", "busybox")
 MARKS = [
@@ -24,6 +24,24 @@ MARKS = [
 
 SERVE = "mkdir -p /w; echo this is $0 >/w/index.html; exec /bin/httpd -f -p 80 -h /w"
 STAY = ("/bin/sleep", "1000")
+COMPOSE_FILE = """
+version: "3"
+services:
+  web:
+    image: box:1
+    command: ["/bin/sh", "-c", "mkdir /w; hostname >/w/index.html; exec /bin/httpd -f -h /w"]
+    networks: {net: {aliases: [front]}}
+    stop_grace_period: 1s
+  client:
+    image: box:1
+    command: ["/bin/sleep", "1000"]
+    stop_grace_period: 1s
+    networks: [net]
+networks:
+  net:
+    driver: meshnet
+"""
+
 WEB = ("--label", "mesh.service=web", "--label", "mesh.port=80")
 
 Dockers = dict[str, Docker]
@@ -92,6 +110,38 @@ def resolved(docker: Docker, name: str, network: str = "appnet") -> list[str]:
     answer = docker(*words, check=False)
     lines = answer.partition("\n\n")[2].splitlines()
     return sorted(line.split()[-1] for line in lines if line.startswith("Address"))
+
+
+def play_compose(nodes: Sequence[Node], dockers: Dockers, *program: str) -> None:
+    """Bring a compose file up on all hosts at once by a program, ask across hosts, take it down."""
+    for docker in dockers.values():
+        docker.host.file("/run/compose.yml").write_text(COMPOSE_FILE)
+    compose = (*program, "-p", "shop", "-f", "/run/compose.yml")
+    _everywhere(dockers, *compose, "up", "-d", "--scale", "web=2")
+    webs = [address(d, name, "shop_net") for d in dockers.values() for name in composed(d, "web")]
+    assert len(set(webs)) == 4
+    for name in ("web", "front"):
+        full = f"{name}.shop-net.mesh"
+        wait_until(lambda full=full: everywhere(nodes, full, webs), 10, f"{full} has four")
+    for docker in dockers.values():
+        client = composed(docker, "client")[0]
+        assert docker("exec", client, "/bin/wget", "-qO-", "http://web.shop-net.mesh/")
+    _everywhere(dockers, *compose, "down")
+    assert [ipam(docker, "shop_net") for docker in dockers.values()] == ["", ""]
+
+
+def composed(docker: Docker, service: str) -> list[str]:
+    """Return the names of a service's containers, which differ between versions of compose."""
+    chosen = ("--filter", f"label=com.docker.compose.service={service}")
+    return docker("ps", *chosen, "--format", "{{.Names}}").split()
+
+
+def _everywhere(dockers: Dockers, *words: str) -> None:
+    """Run a program on all hosts at once."""
+    with ThreadPoolExecutor() as pool:
+        ran = pool.map(lambda d: d.host.transcript(*words, timeout=90), dockers.values())
+        for status, said in ran:
+            assert status == 0, said
 
 
 def at_once(jobs: Iterable[tuple[Docker, tuple[str, ...]]], workers: int = 16) -> None:

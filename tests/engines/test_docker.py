@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
@@ -23,6 +22,7 @@ from tests.engines.docker_scenes import (
     mesh,
     meshed,
     nothing_remains,
+    play_compose,
     resolved,
     serve,
 )
@@ -35,7 +35,7 @@ __all__ = ["dockers", "mesh", "meshed"]
 
 pytestmark = MARKS
 
-COMPOSE = "docker-compose"
+COMPOSE = "/usr/bin/docker-compose"
 PREFIX = "10.50.0.0/24"
 ASKING = """
 while :; do t=$(date +%s); echo "$t $(timeout 2 wget -qO- http://web.mesh/)" >>/log; done
@@ -260,52 +260,6 @@ def test_a_plain_network_that_cannot_be_is_refused_with_the_reason(
     )
 
 
-COMPOSE_FILE = """
-version: "3"
-services:
-  web:
-    image: box:1
-    command: ["/bin/sh", "-c", "mkdir /w; hostname >/w/index.html; exec /bin/httpd -f -h /w"]
-    networks: {net: {aliases: [front]}}
-    stop_grace_period: 1s
-  client:
-    image: box:1
-    command: ["/bin/sleep", "1000"]
-    stop_grace_period: 1s
-    networks: [net]
-networks:
-  net:
-    driver: meshnet
-"""
-
-
 @pytest.mark.skipif(bool(missing(COMPOSE)), reason=missing(COMPOSE))
 def test_a_compose_file_with_our_driver_works_unchanged(mesh: Mesh, dockers: Dockers) -> None:
-    nodes = list(mesh)
-    for docker in dockers.values():
-        docker.host.file("/run/compose.yml").write_text(COMPOSE_FILE)
-    compose(dockers, "up", "-d", "--scale", "web=2")
-    webs = [address(d, name, "shop_net") for d in dockers.values() for name in composed(d, "web")]
-    assert len(set(webs)) == 4
-    for name in ("web", "front"):
-        full = f"{name}.shop-net.mesh"
-        wait_until(lambda full=full: everywhere(nodes, full, webs), 10, f"{full} has four")
-    client = composed(dockers["n1"], "client")[0]
-    assert dockers["n1"]("exec", client, "/bin/wget", "-qO-", "http://web.shop-net.mesh/")
-    compose(dockers, "down")
-    assert [ipam(docker, "shop_net") for docker in dockers.values()] == ["", ""]
-
-
-def composed(docker: Docker, service: str) -> list[str]:
-    """Return the names of a service's containers, which differ between versions of compose."""
-    chosen = ("--filter", f"label=com.docker.compose.service={service}")
-    return docker("ps", *chosen, "--format", "{{.Names}}").split()
-
-
-def compose(dockers: Dockers, *words: str) -> None:
-    """Run docker-compose on all hosts at once."""
-    project = (COMPOSE, "-p", "shop", "-f", "/run/compose.yml")
-    with ThreadPoolExecutor() as pool:
-        ran = pool.map(lambda d: d.host.transcript(*project, *words, timeout=90), dockers.values())
-        for status, said in ran:
-            assert status == 0, said
+    play_compose(list(mesh), dockers, COMPOSE)

@@ -9,7 +9,9 @@ from ipaddress import ip_network
 
 import pytest
 
+from meshnet.model.addresses import RESOLVER
 from meshnet.wire.local import NetworkInfo
+from tests.engines.docker_scenes import play_compose
 from tests.lab import trixie, wait_until
 from tests.lab.engines import IMAGE, Docker, Podman
 from tests.lab.mesh import Mesh, Node
@@ -21,7 +23,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(500)]
 DRIVER = "/usr/local/libexec/netavark/meshnet"
 SERVE = "mkdir -p /w; echo this is $0 >/w/index.html; exec /bin/httpd -f -p 80 -h /w"
 STAY = ("/bin/sleep", "1000")
-GATEWAY = "10.50.0.1"
 IPAM = ("--ipam-driver=meshnet", "--ipam-opt=meshnet.network=appnet", "--subnet=10.50.0.0/24")
 WEB = ("--label=mesh.service=web", "--label=mesh.port=80")
 
@@ -52,7 +53,9 @@ def podmans(mesh: Mesh, roots: dict[str, Trixie]) -> dict[str, Podman]:
 
 @pytest.fixture(scope="module")
 def dockers(mesh: Mesh, roots: dict[str, Trixie]) -> dict[str, Docker]:
-    dockers = {name: Docker(root, GATEWAY, mesh.nodes[name].host) for name, root in roots.items()}
+    dockers = {
+        name: Docker(root, str(RESOLVER), mesh.nodes[name].host) for name, root in roots.items()
+    }
     for docker in dockers.values():
         docker("network", "create", "-d", "meshnet", *IPAM, "appnet")
     return dockers
@@ -184,6 +187,10 @@ def test_docker_by_our_driver(mesh: Mesh, dockers: dict[str, Docker]) -> None:
     for name, docker in dockers.items():
         docker("rm", "-f", f"d-{name}")
     wait_until(lambda: everywhere(nodes, "web.appnet.mesh", []), 3, "no instance is left")
+
+
+def test_a_compose_file_by_compose_v2(mesh: Mesh, dockers: dict[str, Docker]) -> None:
+    play_compose(list(mesh), dockers, "/usr/bin/docker", "compose")
 
 
 def test_docker_restarts_with_containers_on_our_network(

@@ -25,8 +25,8 @@ from tests.lab.spawn import CLONE_NEWNS
 
 RELEASE = "trixie"
 PACKAGES = (
-    *("docker.io", "docker-cli", "runc", "iptables", "nftables", "iproute2", "procps"),
-    *("podman", "netavark", "aardvark-dns", "conmon", "busybox-static"),
+    *("docker.io", "docker-cli", "docker-compose", "runc", "iptables", "nftables", "iproute2"),
+    *("procps", "podman", "netavark", "aardvark-dns", "conmon", "busybox-static"),
 )
 LIMIT = 240
 """Seconds that its installation may take."""
