@@ -75,6 +75,11 @@ def lose_the_agent(node: Node) -> None:
     node.start()
 
 
+def lose_the_key(node: Node) -> None:
+    """Give the device a key that nobody knows."""
+    node.host.shell("wg genkey > /run/key; wg set meshnet0 private-key /run/key; rm /run/key")
+
+
 def restart(node: Node) -> None:
     assert node.agent is not None
     node.agent.stop()
@@ -89,6 +94,7 @@ UPSETS = [
     lose_the_namespace,
     lose_the_routes,
     lose_the_agent,
+    lose_the_key,
     restart,
 ]
 
@@ -140,3 +146,27 @@ def test_nothing_of_a_container_is_in_clear_while_its_node_goes_down_and_comes_u
         wait_until(lambda: can_ping(b.container, a.address4), 30, "s2 reaches s1 again")
     for one in shouts:
         one.kill()
+
+
+def test_nothing_of_a_container_is_in_clear_while_its_node_leaves_for_good_and_joins_again(
+    mesh: Mesh, pair: tuple[Box, Box]
+) -> None:
+    _, b = pair
+    host = mesh.coordinator.host
+    late, container = mesh.join(host), host.container("s3")
+    a = Box(late, container, late.attach(container))
+    wait_until(lambda: can_ping(container, b.address4), 20, "s3 reaches s2")
+    before = late.status().public_key
+    shouts = shout_from_container(a, b) + shout_from_container(b, a) + shout_from_host(b, a)
+    with nothing_in_clear(a, b):
+        mesh.leave(late)
+        late = mesh.join(host)
+        again = Box(late, container, late.attach(container))
+        shouts += shout_from_container(again, b) + shout_from_host(b, again)
+        wait_until(lambda: can_ping(b.container, again.address4), 30, "s2 reaches s3 again")
+    for one in shouts:
+        one.kill()
+    assert late.status().public_key != before
+    host.remove(container)
+    mesh.leave(late)
+    mesh.wait_until_whole()
