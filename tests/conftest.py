@@ -21,7 +21,7 @@ from tests.lab.declared import NoNetem, declared
 
 pytest_plugins = ["tests.lab.guest"]
 
-AGAIN = ("scenes", "kernel")
+AGAIN = ("scenes", "kernel", "engines")
 """Tiers of real programs on a shared machine: a test that fails there is tried once more, and the
 closing line counts it as rerun. One that fails twice has failed."""
 
