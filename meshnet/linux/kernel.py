@@ -199,10 +199,10 @@ class LinuxKernel:
     def _set_port(self, it: op.SetPort) -> None:
         ports.set_one(self._space(it.network), self._home, it.name, it.port)
 
-    def _remove_port(self, it: op.RemovePort) -> None:
+    def _remove_ports(self, it: op.RemovePorts) -> None:
         space = self._spaces.find(it.network)
         if space is not None:
-            ports.remove_one(space, it.name)
+            ports.remove(space, it.names)
 
 
 _ACTS: dict[type, Callable[[LinuxKernel, Any], object]] = {
@@ -225,5 +225,5 @@ _ACTS: dict[type, Callable[[LinuxKernel, Any], object]] = {
     op.RemoveNeighbours: LinuxKernel._remove_neighbours,
     op.SetFlood: LinuxKernel._set_flood,
     op.SetPort: LinuxKernel._set_port,
-    op.RemovePort: LinuxKernel._remove_port,
+    op.RemovePorts: LinuxKernel._remove_ports,
 }

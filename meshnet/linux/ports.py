@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from meshnet.errors import Conflict, KernelRefused, NotFound
@@ -33,7 +33,7 @@ from meshnet.linux.links import (
     set_port,
 )
 from meshnet.linux.segment import is_on
-from meshnet.linux.spaces import Space
+from meshnet.linux.spaces import LEAVING, Space
 from meshnet.linux.sysctl import are_set, quiet, set_all
 from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
 
@@ -89,12 +89,10 @@ def _set_handed(space: Space, home: int, links: dict[str, rt.Link], name: str, p
     _set_end(space, links[BRIDGE].index, end, port)
 
 
-def remove_one(space: Space, name: str) -> None:
-    """Remove both ends of a port; none is fine, too."""
-    for link in space.links():
-        if link.name == name and link.kind == "veth":
-            space.delete(link)
-    space.source_guard.forget([name])
+def remove(space: Space, names: Collection[str]) -> None:
+    """Remove both ends of ports; none is fine, too."""
+    space.remove([link for link in space.links() if link.name in names and link.kind == "veth"])
+    space.source_guard.forget(names)
 
 
 def read_all(space: Space, home: int, links: Iterable[rt.Link], fdb: Fdb) -> dict[str, Port]:
@@ -139,8 +137,8 @@ def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
     space.source_guard.allow(end.name, port)
     set_all(space.descriptor, quiet(end.name))
     alias, mtu = _alias(port), port.mtu
-    if (end.alias, end.mtu, end.master) != (alias, mtu, bridge):
-        set_link(space, end.index, end.name, alias=alias, mtu=mtu, master=bridge)
+    if (end.alias, end.mtu, end.master, end.group) != (alias, mtu, bridge, 0):
+        set_link(space, end.index, end.name, alias=alias, mtu=mtu, master=bridge, group=0)
     if end.master != bridge or not _is_guarded(end):
         set_port(space, end.index, end.name, _GUARDED)
     _tie(space, end, port.mac)
@@ -194,6 +192,7 @@ def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
                 and bridge
                 and end.master == bridge
                 and end.mtu == far.mtu
+                and end.group != LEAVING
                 and far.alias == ALIAS
                 and far.group == there.group
                 and (port.netns != HOST or are_set(there.descriptor, quiet(far.name)))
@@ -217,5 +216,6 @@ def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
 def _read_handed(end: rt.Link, bridge: int, fdb: Fdb) -> Port:
     tied = [mac for index, mac in fdb.tied if index == end.index]
     wired = end.up and bridge and end.master == bridge and _is_guarded(end) and len(tied) == 1
+    wired = wired and end.group != LEAVING
     mac, mtu = (tied[0], end.mtu) if wired else ("", 0)
     return Port(HANDED, 0, handed_interface(end.name), mac, mtu, frozenset())

@@ -146,6 +146,18 @@ def delete_link(index: int) -> bytes:
     return message(RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0))
 
 
+def pack_group(index: int, group: int) -> bytes:
+    """Put a link into a group."""
+    body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_GROUP, _U32.pack(group))
+    return message(RTM_NEWLINK, 0, body)
+
+
+def delete_group(group: int) -> bytes:
+    """Return the message that removes all links of a group."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_GROUP, _U32.pack(group))
+    return message(RTM_DELLINK, 0, body)
+
+
 def dump_addresses() -> bytes:
     """Return the query for all addresses of both families."""
     return message(RTM_GETADDR, 0, _ADDRESS.pack(0, 0, 0, 0, 0))

@@ -5,12 +5,20 @@
 A namespace whose name somebody has removed lives on for as long as we hold it, with all traffic
 flowing. It must not be lost sight of: while it lives, the kernel refuses a second VXLAN device
 with its VNI. So `find` still returns it, and `make` names it again.
+
+Context: the kernel takes a link away in a millisecond, and then waits for some twenty more until
+nobody can still be using it, for one link after the other. Choice: links go together, as a group,
+and a thread does the waiting. Price: that a link is gone has to be seen, since the answer to its
+removal comes later. Once it is not seen any more, its name and its place are free, and the kernel
+finishes by itself, whatever becomes of us.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from meshnet.linux import netns
 from meshnet.linux import rtnetlink as rt
@@ -18,6 +26,12 @@ from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink
 from meshnet.linux.source_guard import SourceGuard
 from meshnet.plan.state import NETNS_PREFIX
+
+LEAVING = 110
+"""The group of links that are being removed; the others in a network's namespace are in none."""
+
+LOOK_AGAIN = 0.001
+"""Seconds from one look whether links are gone to the next."""
 
 _OURS = frozenset({"vxlan", "bridge", "veth"})
 """Kinds of links there are in a network's namespace; others in it are the kernel's own."""
@@ -40,9 +54,30 @@ class Space(Namespace):
     def empty(self) -> list[rt.Link]:
         """Remove all links of ours; return what was there. The far ends of ports go with them."""
         links = [link for link in self.links() if link.kind in _OURS]
-        for link in links:
-            self.delete(link)
+        self.remove(links)
         return links
+
+    def remove(self, links: Collection[rt.Link]) -> None:
+        """Remove links together; return when they are not seen any more, as others may be."""
+        if not links:
+            return
+        threads = ThreadPoolExecutor(1, "removal")
+        removal = threads.submit(self._remove, Netlink(netns=self.descriptor), links)
+        threads.shutdown(wait=False)
+        while not wait([removal], LOOK_AGAIN).done and any(map(self._is_there, links)):
+            continue
+        if removal.done():
+            removal.result()
+
+    def _remove(self, netlink: Netlink, links: Collection[rt.Link]) -> None:
+        messages = [rt.pack_group(link.index, LEAVING) for link in links]
+        what = f"remove {len(links)} links in {self.what}"
+        with netlink:
+            netlink.request([*messages, rt.delete_group(LEAVING)], lambda _: what, (errno.ENODEV,))
+
+    def _is_there(self, link: rt.Link) -> bool:
+        found = self.link(link.name)
+        return found is not None and found.index == link.index
 
     def close(self) -> None:
         self.source_guard.close()

@@ -29,7 +29,7 @@ from meshnet.plan.operations import (
     RemoveFdb,
     RemoveGuard,
     RemoveNeighbours,
-    RemovePort,
+    RemovePorts,
     RemoveRoute,
     RemoveSegment,
     RemoveTunnel,
@@ -185,9 +185,8 @@ def _segment_additions(name: str, want: Segment, have: Segment | None) -> Iterat
 
 
 def _segment_removals(name: str, want: Segment | None, have: Segment) -> Iterator[Operation]:
-    for port in sorted(have.ports):
-        if want is None or port not in want.ports:
-            yield RemovePort(name, port)
+    if gone := sorted(have.ports.keys() - (want.ports if want else ())):
+        yield RemovePorts(name, tuple(gone))
     if want is None:
         yield RemoveSegment(name)
         return

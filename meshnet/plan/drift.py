@@ -30,7 +30,7 @@ BY_KIND: dict[type, str] = {
     op.BuildSegment: "bridge",
     op.RemoveSegment: "bridge",
     op.SetFlood: "FDB",
-    op.RemovePort: "bridge",
+    op.RemovePorts: "bridge",
 }
 """The check that tells of an operation, for those that are told of whole."""
 

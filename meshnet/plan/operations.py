@@ -241,12 +241,15 @@ class SetPort:
 
 
 @dataclass(frozen=True, slots=True)
-class RemovePort:
+class RemovePorts:
+    """Remove both ends of each: the kernel takes about as long for all as for one."""
+
     network: str
-    name: str
+    names: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"remove port {self.name} of {self.network}"
+        some = " ".join(self.names[:10]) + (" …" if len(self.names) > 10 else "")
+        return f"remove {len(self.names)} ports of {self.network}: {some}"
 
 
 Operation = (
@@ -269,7 +272,7 @@ Operation = (
     | RemoveNeighbours
     | SetFlood
     | SetPort
-    | RemovePort
+    | RemovePorts
 )
 
 

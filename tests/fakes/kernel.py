@@ -379,9 +379,9 @@ class FakeKernel:
             for other in network.ports.values()
         )
 
-    def _remove_port(self, it: op.RemovePort) -> None:
+    def _remove_ports(self, it: op.RemovePorts) -> None:
         if it.network in self._networks:
-            self._forget_ports(it.network, [it.name])
+            self._forget_ports(it.network, it.names)
 
 
 def _put(entries: dict[Any, Any], key: object, value: object) -> None:
@@ -436,5 +436,5 @@ _ACTS: dict[type, Callable[[FakeKernel, Any], object]] = {
     op.RemoveNeighbours: FakeKernel._remove_neighbours,
     op.SetFlood: FakeKernel._set_flood,
     op.SetPort: FakeKernel._set_port,
-    op.RemovePort: FakeKernel._remove_port,
+    op.RemovePorts: FakeKernel._remove_ports,
 }

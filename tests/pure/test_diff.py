@@ -17,7 +17,7 @@ from meshnet.plan.operations import (
     Operation,
     PeerChange,
     RemoveFdb,
-    RemovePort,
+    RemovePorts,
     RemoveSegment,
     SetFdb,
     SetGuard,
@@ -166,7 +166,7 @@ def test_on_the_way_up_the_guard_and_encryption_come_before_the_neighbours_that_
 
 def test_on_the_way_down_the_order_is_the_reverse_and_the_guard_goes_last() -> None:
     assert kinds(plan(Host(), host(default=segment()))) == [
-        "RemovePort",
+        "RemovePorts",
         "RemoveSegment",
         "RemoveTunnel",
         "RemoveGuard",
@@ -228,7 +228,7 @@ def test_operations_say_what_they_do_and_never_a_secret() -> None:
 
 def test_removing_a_network_takes_its_ports_first() -> None:
     operations = plan(host(), host(default=segment()))
-    assert operations == [RemovePort("default", "p0a"), RemoveSegment("default")]
+    assert operations == [RemovePorts("default", ("p0a",)), RemoveSegment("default")]
     assert SetGuard not in map(type, operations)
     assert SetPort not in map(type, operations)
     assert SetNeighbours not in map(type, operations)

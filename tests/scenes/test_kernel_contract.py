@@ -227,7 +227,7 @@ def test_changing_a_network_that_is_not_there_is_not_found(machine: Machine) -> 
 def test_removing_from_a_network_that_is_not_there_is_no_error(machine: Machine) -> None:
     machine.kernel.apply(op.RemoveFdb(NET, FILLED.fdb))
     machine.kernel.apply(op.RemoveNeighbours(NET, FILLED.neighbours))
-    machine.kernel.apply(op.RemovePort(NET, PORT))
+    machine.kernel.apply(op.RemovePorts(NET, (PORT,)))
     machine.kernel.apply(op.RemoveSegment(NET))
 
     assert machine.kernel.read() == Host()
@@ -303,8 +303,8 @@ def test_a_removed_port_is_gone_and_the_others_stay(machine: Machine) -> None:
     port = container(machine)
     mend(machine, one(replace(EMPTY, ports={PORT: port, HOST_PORT: ON_HOST})))
 
-    machine.kernel.apply(op.RemovePort(NET, PORT))
-    machine.kernel.apply(op.RemovePort(NET, PORT))
+    machine.kernel.apply(op.RemovePorts(NET, (PORT,)))
+    machine.kernel.apply(op.RemovePorts(NET, (PORT,)))
 
     assert read(machine).ports == {HOST_PORT: ON_HOST}
 
@@ -319,7 +319,7 @@ def test_a_port_handed_to_an_engine_is_made_kept_changed_and_removed(machine: Ma
         machine.kernel.apply(op.SetPort(NET, PORT, smaller))
     assert read(machine).ports == {PORT: smaller}
 
-    machine.kernel.apply(op.RemovePort(NET, PORT))
+    machine.kernel.apply(op.RemovePorts(NET, (PORT,)))
     assert read(machine).ports == {}
 
 
@@ -356,7 +356,7 @@ def test_a_port_ends_with_its_container_and_what_it_may_send_from_with_its_remov
 
     broken = Port("?", 0, "", "", 0, frozenset(), sources=port.sources)
     wait_for(lambda: read(machine).ports[PORT], broken)
-    assert mend(machine, one(replace(EMPTY, ports={HOST_PORT: ON_HOST}))) == ["RemovePort"]
+    assert mend(machine, one(replace(EMPTY, ports={HOST_PORT: ON_HOST}))) == ["RemovePorts"]
     assert read(machine).ports == {HOST_PORT: ON_HOST}
     with pytest.raises(NotFound):
         machine.kernel.apply(op.SetPort(NET, PORT, port))

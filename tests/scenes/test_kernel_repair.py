@@ -348,7 +348,7 @@ def test_nothing_of_ours_is_left_and_nothing_foreign_is_touched(by: str) -> None
 
 
 async def test_drift_is_told_as_an_event_of_its_network(machine: Machine) -> None:
-    drifting(machine)
+    mend(machine, one(replace(FILLED, ports={PORT: container(machine)})))
     events = machine.kernel.events()
     waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0)
