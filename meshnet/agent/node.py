@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -45,7 +45,8 @@ from meshnet.plan.desired import Local, best_mtus, desired
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
-from meshnet.plan.state import Host
+from meshnet.plan.silence import silent
+from meshnet.plan.state import Host, PeerStatus
 from meshnet.wire.probe import Probe
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ TUNNEL = "meshnet0"
 PROBES_PER_ROUND = 5
 """Probes of size a round counts for, of those that a node may send."""
 SETTLE = 0.005
+"""Seconds for which a change waits for others to join it."""
+LONGEST_REST = 0.5
+"""Seconds at most between two rounds. A rest is as long as the round before it: on a slow machine a
+burst costs few rounds, and a change that comes alone waits for nothing."""
 GIVE_WAY = 0.02
 """Seconds for which what follows from a change lets a pass go first: both would share the
 interpreter, and somebody may wait for the pass."""
@@ -84,7 +89,7 @@ class MeshNode:
         self.machine = machine
         self.attachments = Attachments(state, machine.boot, machine.namespace_inode)
         self.book = Book(self.settings.root, self.identity, state.journal(), time.time)
-        self.liveness = Liveness(machine.probes_per_second)
+        self.liveness = Liveness(machine.probes_per_second, self.id)
         self.endpoints = Endpoints()
         self.reconciler = Reconciler(
             machine.kernel,
@@ -124,6 +129,7 @@ class MeshNode:
         self._pointed: dict[str, Endpoint] = {}
         self._acquainted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
+        self._counted: Mapping[PublicKey, PeerStatus] = {}
         self._configured = False
         self._expected: frozenset[str] | None = None
         self._bound = False
@@ -292,12 +298,16 @@ class MeshNode:
             self.listen_port = self.machine.find_free_port(self.settings.listen_port)
 
     async def _follow(self) -> None:
+        rested = 0.0
         while True:
             if await happened(self._changed, self._nap()):
-                await asyncio.sleep(SETTLE)
+                await asyncio.sleep(max(SETTLE, rested - time.monotonic()))
                 await self.reconciler.idle(GIVE_WAY)
             self._changed.clear()
+            started = time.monotonic()
             await self.settle()
+            ended = time.monotonic()
+            rested = ended + min(ended - started, LONGEST_REST)
 
     def _nap(self) -> float:
         now = time.monotonic()
@@ -401,6 +411,8 @@ class MeshNode:
                 self.changed()
         if outcome.failed and self.attachments.vanished():
             self.changed()
+        if outcome.audit:
+            self._suspect_silent()
         if not self.reconciler.failing and not self._configured and self._is_ready():
             self._configured = True
             self.changed()
@@ -412,6 +424,16 @@ class MeshNode:
             self.built = built
             for follower in self.followers:
                 follower()
+
+    def _suspect_silent(self) -> None:
+        """Ask the peers that were sent something since the last audit and have said nothing."""
+        before, tunnel = self._counted, self.kernel_state.tunnel
+        self._counted = tunnel.status if tunnel else {}
+        deaf = set(silent(before, self._counted))
+        for name, node in self._others().items() if deaf else ():
+            reachable = self.liveness.reach(name) is Reach.REACHABLE
+            if reachable and node.record and node.record.wireguard[0] in deaf:
+                self.prober.suspect(name)
 
     def _is_ready(self) -> bool:
         """Say whether the kernel has all peers of the first full view, those that are left."""

@@ -2,7 +2,8 @@
 
 `paths.liveness` decides whom to ask and what silence means; this task sends, answers and tells.
 Answers carry the peer's digest of facts, which is how nodes notice without any coordinator that one
-of them knows more.
+of them knows more. In a mesh so large that each node asks rarely, whoever finds a peer gone gives
+the others a hint, once: those whom a hint has made look pass none on.
 
 Where the peer's agent is down, its kernel answers for it, and the probe comes back bounced. The
 tunnel and the containers behind it are as reachable as ever then, so this counts as an answer, and
@@ -23,8 +24,8 @@ from meshnet.agent.sockets import Datagrams, Sockets
 from meshnet.agent.waiting import happened
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Endpoint
-from meshnet.paths.liveness import Liveness
-from meshnet.wire.probe import ANSWER, ASK, SIZE_MAGIC, Probe
+from meshnet.paths.liveness import Liveness, Reach
+from meshnet.wire.probe import ANSWER, ASK, HINT_LIMIT, HINT_MAGIC, SIZE_MAGIC, Hint, Probe
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Prober:
         self._addresses: dict[str, str] = {}
         self._held: frozenset[str] = frozenset()
         self._heard: set[str] = set()
+        self._hinted: set[str] = set()
         self._socket: Datagrams | None = None
         self._wake = asyncio.Event()
 
@@ -67,12 +69,19 @@ class Prober:
         self._peers = {address: node for node, address in self._addresses.items()}
         self.liveness.set_peers(self._addresses.keys(), time.monotonic())
         self._heard &= self._addresses.keys()
+        self._hinted &= self._addresses.keys()
         self._wake.set()
 
     def suspect(self, node: str) -> None:
         """Ask this peer now."""
         self.liveness.suspect(node, time.monotonic())
         self._wake.set()
+
+    def hint(self, node: str) -> None:
+        """Ask this peer now that was there until now; the others have been told of it, too."""
+        if self.liveness.reach(node) is Reach.REACHABLE:
+            self._hinted.add(node)
+            self.suspect(node)
 
     def hurry(self, nodes: Iterable[str]) -> None:
         """Ask these at once: WireGuard shakes hands when it has something to send."""
@@ -116,7 +125,19 @@ class Prober:
                 self._send(Probe(ASK, nonce, digest), self._addresses[node])
         if lost:
             self._heard -= lost
+            self._pass_on(lost - self._hinted)
+            self._hinted -= lost
             self._changed(lost)
+
+    def _pass_on(self, lost: set[str]) -> None:
+        """Tell the others of peers that this node has found gone."""
+        if not self.liveness.is_sparse:
+            return
+        addresses = [IPv4Address(self._addresses[node]) for node in sorted(lost)]
+        for start in range(0, len(addresses), HINT_LIMIT):
+            hint = Hint(tuple(addresses[start : start + HINT_LIMIT])).pack()
+            for node in sorted(self.liveness.reachable):
+                self.send(hint, self._addresses[node])
 
     def _send(self, probe: Probe, address: str) -> None:
         self.send(probe.pack(), address)
@@ -133,8 +154,8 @@ class Prober:
             return
         with contextlib.suppress(BadInput):
             nonce = Probe.parse(data).nonce
-            if node and (found := self.liveness.answered(node, nonce, time.monotonic())):
-                self._changed(found)
+            if node:
+                self._answered(node, nonce, time.monotonic())
 
     def _receive(self, data: bytes, address: str) -> None:
         node = self._peers.get(address)
@@ -144,16 +165,30 @@ class Prober:
             self._mtus.receive(data, node, address)
             return
         try:
-            probe = Probe.parse(data)
+            if data.startswith(HINT_MAGIC):
+                self._take_hint(Hint.parse(data))
+            else:
+                self._take(Probe.parse(data), node, address)
         except BadInput as error:
             log.debug("from %s: %s", address, error.message)
-            return
+
+    def _take_hint(self, hint: Hint) -> None:
+        for address in hint.addresses:
+            if node := self._peers.get(str(address)):
+                self.hint(node)
+
+    def _take(self, probe: Probe, node: str, address: str) -> None:
         now = time.monotonic()
         if probe.kind == ASK:
             self._send(Probe(ANSWER, probe.nonce, self._digest(), self._endpoint(node)), address)
             self._heard.add(node)
             if self.liveness.heard(node, now):
                 self._wake.set()
-        elif found := self.liveness.answered(node, probe.nonce, now):
-            self._changed(found)
+        else:
+            self._answered(node, probe.nonce, now)
         self._told(node, probe)
+
+    def _answered(self, node: str, nonce: int, now: float) -> None:
+        self._hinted.discard(node)
+        if found := self.liveness.answered(node, nonce, now):
+            self._changed(found)

@@ -38,6 +38,10 @@ AUDIT_INTERVAL = 3.5
 """Seconds after which the kernel is read although nothing woke us: drift lasts no longer."""
 AUDIT_GAP = 1.0
 """Seconds between two audits, at least, and from a change to the audit that looks at it."""
+AUDIT_SHARE = 0.05
+"""Of the time, what reading for audits may take: where the machine is slow they are rarer, ..."""
+AUDIT_LATEST = 20.0
+"""... but not by more than these seconds."""
 SETTLE = 0.01
 """Seconds from a wake to the pass, in which further wakes join it; none while somebody waits."""
 RETRY_FIRST, RETRY_LAST = 0.2, 10.0
@@ -50,6 +54,7 @@ class Outcome:
     operations: list[Operation] = field(default_factory=list)
     failed: list[tuple[Operation, MeshnetError]] = field(default_factory=list)
     seconds: float = 0.0
+    reading: float = 0.0
     audit: bool = False
     unread: str = ""
 
@@ -83,6 +88,7 @@ class Reconciler:
         self._idle = asyncio.Event()
         self._audited = 0.0
         self._audit_at = 0.0
+        self._audit_pause = 0.0
         self._retry = RETRY_FIRST
         self.repairs: dict[str, int] = {}
         self.last = 0.0
@@ -100,7 +106,8 @@ class Reconciler:
 
     def doubt(self) -> None:
         """The kernel may have changed behind our back."""
-        self._audit_at = min(self._audit_at, max(time.monotonic(), self._audited + AUDIT_GAP))
+        at = self._audited + max(AUDIT_GAP, self._audit_pause)
+        self._audit_at = min(self._audit_at, max(time.monotonic(), at))
         self._nudge.set()
 
     async def run(self) -> None:
@@ -166,11 +173,8 @@ class Reconciler:
         outcome = Outcome(audit=audit)
         have = self._settled
         if have is None or audit:
-            try:
-                have = self._kernel.read()
-            except MeshnetError as error:
-                log.error("reading the kernel failed: %s", error.message)
-                outcome.unread = error.message
+            have = self._read(outcome)
+            if have is None:
                 return outcome
             self._seen(have)
         for operation in plan(want, have, remove=remove):
@@ -181,6 +185,17 @@ class Reconciler:
             outcome.operations.append(operation)
         return outcome
 
+    def _read(self, outcome: Outcome) -> Host | None:
+        started = time.monotonic()
+        try:
+            return self._kernel.read()
+        except MeshnetError as error:
+            log.error("reading the kernel failed: %s", error.message)
+            outcome.unread = error.message
+            return None
+        finally:
+            outcome.reading = time.monotonic() - started
+
     def _report(self, want: Host, outcome: Outcome) -> None:
         self.last = time.time()
         self._count(outcome, drifted=outcome.audit and want == self._settled)
@@ -189,6 +204,7 @@ class Reconciler:
         now = time.monotonic()
         if outcome.audit:
             self._audited = now
+            self._audit_pause = min(outcome.reading / AUDIT_SHARE, AUDIT_LATEST)
         if self.failing:
             self._settled = None
             self._retry = min(self._retry * 2, RETRY_LAST)
@@ -196,7 +212,7 @@ class Reconciler:
         else:
             self._settled = want
             self._retry = RETRY_FIRST
-            gap = AUDIT_GAP if outcome.operations else AUDIT_INTERVAL
+            gap = max(AUDIT_GAP if outcome.operations else AUDIT_INTERVAL, self._audit_pause)
             self._audit_at = now + gap if outcome.audit else min(self._audit_at, now + gap)
 
     def _count(self, outcome: Outcome, *, drifted: bool) -> None:

@@ -100,7 +100,6 @@ class _Udp:
         self._socket.close()
 
     def _read(self) -> None:
-        self._read_errors()
         for _ in range(DRAIN):
             try:
                 data, (address, *_rest) = self._socket.recvfrom(2048)
@@ -108,6 +107,7 @@ class _Udp:
                 return
             except OSError as error:
                 log.debug("probe socket: %s", error)
+                self._read_errors()
                 continue
             self._received(data, address)
 

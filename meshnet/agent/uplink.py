@@ -99,7 +99,7 @@ class Uplink:
         if line.revision is not None:
             self.revision = line.revision
         if line.suspect:
-            self._node.prober.suspect(line.suspect)
+            self._node.prober.hint(line.suspect)
         self._found()
         self._compare(line.digest)
 

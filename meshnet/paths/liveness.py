@@ -4,11 +4,17 @@
        ▲                   ▲                                      │
     new peer               └───────────────reply──────────────────┘
 
-A reachable peer is probed once in `idle_interval` (one second for up to fifty peers, longer for
-more, so that a node never sends over fifty probes a second). After a missed answer it is probed in
-quick succession; three misses in a row and it is unreachable: within two seconds in a small mesh.
-A peer that is not reachable is probed with growing pauses, which is also what makes WireGuard shake
-hands. Anybody's hint that a peer may be gone only makes us probe it at once.
+A reachable peer is probed once in `idle_interval` or so (one second for up to ten peers, longer for
+more: some ten probes a second). After a missed answer it is probed in quick succession; three
+misses in a row and it is unreachable: within two seconds in a small mesh. A peer that is not
+reachable is probed with growing pauses, which is also what makes WireGuard shake hands.
+
+Context: n nodes have n² pairs, and in a large mesh nobody can look at all peers every second.
+Choice: every node is looked at ten times a second by somebody, however many there are, and who
+finds it gone tells the others (`is_sparse`, and hints in `wire.probe`), so that all know within
+three seconds or so. A hint, whoever gives it, only makes us probe at once. A peer that we send to
+and that says nothing is probed at once, too (`plan.silence`). Price: where a single path breaks
+that nobody uses, that is noticed when its turn comes.
 
 Who did not look cannot say that nobody came: a verdict that is due while this process gets no time
 (a starved host, a suspended machine) is put off, and no second probe is sent meanwhile. Otherwise a
@@ -25,8 +31,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
+from math import ceil, inf
+from zlib import crc32
 
-PROBES_PER_SECOND = 50
+PROBES_PER_SECOND = 10
+EAGERNESS = 5
+"""How many times as many probes a second may go to peers that have not answered yet."""
+BEAT = 0.5
+"""Seconds between the turns of a large mesh: several probes at a time cost a node one awakening."""
 ANSWER_LIMIT = 0.4
 """Seconds without an answer after which a probe counts as missed."""
 MISSES = 3
@@ -50,6 +62,7 @@ class _Peer:
     reach: Reach
     since: float
     next_probe: float
+    heard_at: float = -inf
     pause: float = EAGER
     asked: tuple[tuple[int, float], ...] = ()
     verdict_at: float | None = None
@@ -65,12 +78,13 @@ class _Peer:
 class Liveness:
     """The state of all peers, by node id. Methods return ids whose reachability has changed."""
 
-    def __init__(self, probes_per_second: float = PROBES_PER_SECOND) -> None:
+    def __init__(self, probes_per_second: float = PROBES_PER_SECOND, own: str = "") -> None:
+        """`own` is this node's id, so that no two nodes draw the same lots."""
         self._rate = probes_per_second
+        self._own = own
         self._peers: dict[str, _Peer] = {}
         self._probes: list[tuple[float, str]] = []
         self._verdicts: list[tuple[float, str]] = []
-        self._last_turn = 0.0
         self._nonce = 0
 
     def set_peers(self, peers: Collection[str], now: float) -> None:
@@ -84,6 +98,11 @@ class Liveness:
     @property
     def idle_interval(self) -> float:
         return max(1.0, len(self._peers) / self._rate)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether this node looks at its peers so rarely that they should tell each other."""
+        return len(self._peers) > self._rate
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -149,7 +168,8 @@ class Liveness:
         if peer.reach is Reach.REACHABLE:
             return ANSWER_LIMIT
         peer.pause = min(peer.pause * 2, PATIENT)
-        return max(peer.pause, len(self._peers) / self._rate)
+        patience = len(self._peers) / self._rate
+        return max(peer.pause, patience if peer.pause == PATIENT else patience / EAGERNESS)
 
     def missed(self, now: float) -> set[str]:
         """Count probes that stayed unanswered; return peers that became unreachable by it."""
@@ -178,16 +198,17 @@ class Liveness:
         peer.round_trip = (
             sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
         )
-        peer.asked, peer.verdict_at, peer.misses = (), None, 0
-        self._ask(node, peer, self._next_turn(now))
+        peer.asked, peer.verdict_at, peer.misses, peer.heard_at = (), None, 0, now
+        self._ask(node, peer, self._next_turn(node, now))
         return self._found(node, peer, now)
 
-    def _next_turn(self, now: float) -> float:
-        """Return when a peer that has answered is asked again: turns are spread over the interval,
-        so that what probes tell besides (see `wire.probe`) spreads at all times."""
-        next_turn = max(now + 1.0, self._last_turn + 1.0 / self._rate)
-        self._last_turn = min(next_turn, now + 1.0 + self.idle_interval)
-        return self._last_turn
+    def _next_turn(self, node: str, now: float) -> float:
+        """Return when a peer that has answered is asked again: now sooner and now later, by lot, so
+        that a node is not looked at by all the others in the same moment, and what probes tell
+        besides (see `wire.probe`) spreads at all times."""
+        lot = crc32(f"{self._own} {node} {self._nonce}".encode()) / 2**32
+        turn = now + 1.0 + 2.0 * (self.idle_interval - 1.0) * lot
+        return ceil(turn / BEAT) * BEAT if self.is_sparse else turn
 
     def heard(self, node: str, now: float) -> bool:
         """A probe of theirs came through the tunnel: say whether we thought them gone, and ask."""
@@ -199,9 +220,9 @@ class Liveness:
         return True
 
     def suspect(self, node: str, now: float) -> None:
-        """Probe this peer at once: somebody believes it is gone."""
+        """Probe this peer at once, unless it has just answered: somebody believes it is gone."""
         peer = self._peers.get(node)
-        if peer is not None and now < peer.next_probe:
+        if peer is not None and now < peer.next_probe and now - peer.heard_at > ANSWER_LIMIT:
             self._ask(node, peer, now)
 
     def _found(self, node: str, peer: _Peer, now: float) -> set[str]:

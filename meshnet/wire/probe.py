@@ -17,13 +17,19 @@ answer is as short as can be:
     offset  0  "mns1"          magic and version
             4  kind            1 ask, 2 answer
             5  nonce           8 bytes, as above
+
+A hint names nodes that the sender has just found to be gone. It proves nothing: who gets it asks
+for itself (see `paths.liveness`):
+
+    offset  0  "mnh1"          magic and version
+            4  addresses       4 bytes each, up to HINT_LIMIT: the IPv4 mesh addresses of the nodes
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Address, Endpoint
@@ -35,6 +41,8 @@ SEEN = struct.Struct(">16sH")
 MAPPED = bytes(10) + b"\xff\xff"
 SIZE_MAGIC = b"mns1"
 SIZE_LAYOUT = struct.Struct(">4sBQ")
+HINT_MAGIC = b"mnh1"
+HINT_LIMIT = 64
 HEADERS = 28
 """Bytes of IPv4 and UDP before a probe."""
 
@@ -83,6 +91,24 @@ class SizeProbe:
         if magic != SIZE_MAGIC or kind not in (ASK, ANSWER):
             raise BadInput("not a probe of size")
         return cls(kind, nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Mesh addresses of nodes that may be gone."""
+
+    addresses: tuple[IPv4Address, ...]
+
+    def pack(self) -> bytes:
+        return HINT_MAGIC + b"".join(address.packed for address in self.addresses)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Hint:
+        """Read a packet; raise BadInput for anything that is not a hint."""
+        magic, body = data[:4], data[4:]
+        if magic != HINT_MAGIC or len(body) % 4 or not 0 < len(body) <= 4 * HINT_LIMIT:
+            raise BadInput("not a hint")
+        return cls(tuple(IPv4Address(body[at : at + 4]) for at in range(0, len(body), 4)))
 
 
 def _pack_seen(seen: Endpoint) -> bytes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 
 from meshnet.agent.mtus import Mtus
 from meshnet.agent.prober import Prober
 from meshnet.agent.sockets import Datagrams, Listener, Receive, Serve
-from meshnet.paths.liveness import Liveness
-from meshnet.wire.probe import ANSWER, ASK, Probe
+from meshnet.paths.liveness import ANSWER_LIMIT, Liveness
+from meshnet.wire.probe import ANSWER, ASK, HINT_MAGIC, Hint, Probe
 
 A, B = IPv4Address("10.213.0.1"), IPv4Address("10.213.0.2")
 
@@ -21,6 +21,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, str]] = []
+        self.hints: list[tuple[str, str]] = []
+        self.alive: set[str] = set()
         self.more = asyncio.Event()
         self.receive: Receive | None = None
 
@@ -35,7 +37,14 @@ class Wire:
         raise ConnectionRefusedError
 
     def send(self, data: bytes, address: str) -> None:
-        self.sent.append((Probe.parse(data).kind, address))
+        if data.startswith(HINT_MAGIC):
+            self.hints += [(str(one), address) for one in Hint.parse(data).addresses]
+        else:
+            probe = Probe.parse(data)
+            self.sent.append((probe.kind, address))
+            if probe.kind == ASK and address in self.alive:
+                assert self.receive is not None
+                self.receive(Probe(ANSWER, probe.nonce, "").pack(), address)
         self.more.set()
 
     def close(self) -> None:
@@ -43,11 +52,12 @@ class Wire:
 
 
 @asynccontextmanager
-async def probing(wire: Wire) -> AsyncIterator[Prober]:
+async def probing(wire: Wire, probes_per_second: float = 10) -> AsyncIterator[Prober]:
     """A prober with peers a and b, of which b is held."""
     mtus = Mtus(1.0, lambda *_: None, lambda: None)
+    liveness = Liveness(probes_per_second)
     prober = Prober(
-        wire, Liveness(), lambda: "", lambda _: None, lambda *_: None, lambda _: None, mtus
+        wire, liveness, lambda: "", lambda _: None, lambda *_: None, lambda _: None, mtus
     )
     prober.open(IPv4Address("10.213.0.9"))
     prober.set_peers({"a": A, "b": B})
@@ -62,8 +72,12 @@ async def probing(wire: Wire) -> AsyncIterator[Prober]:
 
 
 async def until_sent(wire: Wire, packet: tuple[int, IPv4Address]) -> None:
-    async with asyncio.timeout(5):
-        while (packet[0], str(packet[1])) not in wire.sent:
+    await until(wire, lambda: (packet[0], str(packet[1])) in wire.sent)
+
+
+async def until(wire: Wire, true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
             wire.more.clear()
             await wire.more.wait()
 
@@ -85,3 +99,23 @@ async def test_who_asks_us_is_answered_and_asked_though_it_is_held() -> None:
         wire.receive(Probe(ASK, 1, "").pack(), str(B))
         await until_sent(wire, (ANSWER, B))
         await until_sent(wire, (ASK, B))
+
+
+async def test_who_finds_a_peer_gone_in_a_large_mesh_tells_the_others_unless_it_was_told() -> None:
+    wire = Wire()
+    async with probing(wire, probes_per_second=1.5) as prober:
+        wire.alive = {str(A), str(B)}
+        prober.hold(set())
+        await until(wire, lambda: prober.liveness.reachable == {"a", "b"})
+        wire.alive = {str(B)}
+        await until(wire, lambda: prober.liveness.reachable == {"b"})
+        assert wire.hints == [(str(A), str(B))]
+
+        wire.alive = {str(A), str(B)}
+        await until(wire, lambda: prober.liveness.reachable == {"a", "b"})
+        wire.alive = {str(B)}
+        assert wire.receive is not None
+        await asyncio.sleep(2 * ANSWER_LIMIT)
+        wire.receive(Hint((A,)).pack(), str(B))
+        await until(wire, lambda: prober.liveness.reachable == {"b"})
+        assert wire.hints == [(str(A), str(B))]
