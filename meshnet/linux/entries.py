@@ -40,8 +40,7 @@ def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
     for body in netlink.dump(rt.dump_fdb(), "dump FDB"):
         entry = rt.parse_neighbour(body)
         if entry.master:
-            if entry.state & rt.NUD_NOARP and not entry.state & rt.NUD_PERMANENT:
-                tied.add((entry.index, entry.mac))
+            tied |= _tied(entry)
         elif entry.index != vxlan or not entry.flags & rt.NTF_SELF:
             continue
         elif entry.mac == rt.FLOOD_MAC:
@@ -49,6 +48,20 @@ def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
         else:
             vteps[entry.mac] = _vtep(entry)
     return Fdb(vteps, frozenset(flood), frozenset(tied))
+
+
+def read_tied(netlink: Netlink, port: int) -> set[tuple[int, str]]:
+    """Return what bridges hold, that of one port at least."""
+    tied: set[tuple[int, str]] = set()
+    for body in netlink.dump(rt.dump_fdb(port), "dump FDB of a port"):
+        tied |= _tied(rt.parse_neighbour(body))
+    return tied
+
+
+def _tied(entry: rt.Neighbour) -> set[tuple[int, str]]:
+    """Return (port index, MAC) of an entry that is neither learned nor a bridge's own."""
+    fixed = entry.state & rt.NUD_NOARP and not entry.state & rt.NUD_PERMANENT
+    return {(entry.index, entry.mac)} if entry.master and fixed else set()
 
 
 def _vtep(entry: rt.Neighbour) -> IPv4Address:

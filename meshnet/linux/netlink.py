@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _place = threading.local()
-"""In a thread of `in_namespace`: a descriptor of the namespace it is in."""
+"""In a thread that is visiting: a descriptor of the namespace it is in."""
 
 
 def message(kind: int, flags: int, body: bytes) -> bytes:
@@ -124,11 +124,11 @@ def split_messages(data: bytes) -> list[Message]:
 def in_namespace(netns: str | int, act: Callable[[], T]) -> T:
     """Run `act` inside a network namespace (path or open descriptor) and return its result.
 
-    It runs in a short-lived thread, since a thread may change its namespace while the process
-    keeps its own. A socket opened there stays there. Called from such a thread it makes no other:
-    that one goes there and comes back. OSError passes through.
+    A thread may change its namespace while the process keeps its own: the calling one goes there
+    and comes back, but the main thread is the process to everybody else and sends a short-lived
+    one. A socket opened there stays there. OSError passes through.
     """
-    if hasattr(_place, "descriptor"):
+    if threading.current_thread() is not threading.main_thread():
         return _visit(netns, act)
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -148,22 +148,34 @@ def in_namespace(netns: str | int, act: Callable[[], T]) -> T:
 
 
 def _visit(netns: str | int, act: Callable[[], T]) -> T:
-    """Enter a namespace in this thread, act, and go back to where it was on its way before."""
-    before: int | None = getattr(_place, "descriptor", None)
-    opened = isinstance(netns, str)
-    descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC) if isinstance(netns, str) else netns
+    """Enter a namespace in this thread, act, and go back to where it was before."""
+    if not hasattr(_place, "descriptor"):
+        return _set_out(netns, act)
+    before = _place.descriptor
+    descriptor = _open(netns) if isinstance(netns, str) else netns
     try:
         _enter(descriptor)
         _place.descriptor = descriptor
         return act()
     finally:
-        if before is None:
-            _place.__dict__.clear()
-        else:
-            _enter(before)
-            _place.descriptor = before
-        if opened:
+        _enter(before)
+        _place.descriptor = before
+        if isinstance(netns, str):
             os.close(descriptor)
+
+
+def _set_out(netns: str | int, act: Callable[[], T]) -> T:
+    """Visit a namespace from the one this thread is at home in."""
+    _place.descriptor = home = _open("/proc/thread-self/ns/net")
+    try:
+        return _visit(netns, act)
+    finally:
+        del _place.descriptor
+        os.close(home)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def open_socket(protocol: int, netns: str | int | None = None) -> socket.socket:

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from meshnet.errors import Conflict, KernelRefused, NotFound
 from meshnet.linux import rtnetlink as rt
-from meshnet.linux.entries import Fdb, read_fdb
+from meshnet.linux.entries import Fdb, read_tied
 from meshnet.linux.inside import Inside, enter, find_far_end, set_far_end
 from meshnet.linux.links import (
     PORT_BROADCAST_FLOOD,
@@ -52,20 +52,22 @@ _GUARDED = {
 
 def set_one(space: Space, home: int, name: str, port: Port) -> None:
     """Make a port, or mend what differs; `home` is the host's namespace."""
-    links = {link.name: link for link in space.links()}
-    if BRIDGE not in links:
+    bridge, end = space.link(BRIDGE), space.link(name)
+    if bridge is None:
         raise NotFound(f"network {space.network} has no bridge", "It is built again by itself.")
     if port.netns == HANDED:
-        _set_handed(space, home, links, name, port)
+        if end is None:
+            make_veth(space, name, home, port.interface, port.mac, port.mtu)
+        # Where the other one is by now is not ours to know.
+        _set_end(space, bridge.index, end or space.require(name), port)
         return
     with enter(home, port) as there:
-        end = links.get(name)
         far = None if end is None else find_far_end(there, end)
         if end is not None and far is None:
             space.delete(end)
         if end is None or far is None:
             end, far = _make(space, there, name, port)
-        _set_end(space, links[BRIDGE].index, end, port)
+        _set_end(space, bridge.index, end, port)
         set_far_end(there, far, port)
     _wait_until_it_forwards(space, name)
 
@@ -80,18 +82,10 @@ def _wait_until_it_forwards(space: Space, name: str) -> None:
         time.sleep(0.001)
 
 
-def _set_handed(space: Space, home: int, links: dict[str, rt.Link], name: str, port: Port) -> None:
-    """Make the pair, or mend our end of it: where the other one is by now is not ours to know."""
-    end = links.get(name)
-    if end is None:
-        make_veth(space, name, home, port.interface, port.mac, port.mtu)
-        end = space.require(name)
-    _set_end(space, links[BRIDGE].index, end, port)
-
-
 def remove(space: Space, names: Collection[str]) -> None:
     """Remove both ends of ports; none is fine, too."""
-    space.remove([link for link in space.links() if link.name in names and link.kind == "veth"])
+    links = [link for name in names if (link := space.link(name)) and link.kind == "veth"]
+    space.remove(links)
     space.source_guard.forget(names)
 
 
@@ -126,11 +120,7 @@ def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, 
             f"{there.what} has a link {port.interface} already",
             "Choose another interface name.",
         ) from error
-    end = space.require(name)
-    far = find_far_end(there, end)
-    if far is None:
-        raise KernelRefused(f"the far end of {name} vanished", errno.ENODEV)
-    return end, far
+    return space.require(name), there.require(port.interface)
 
 
 def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
@@ -148,7 +138,7 @@ def _set_end(space: Space, bridge: int, end: rt.Link, port: Port) -> None:
 
 def _tie(space: Space, end: rt.Link, mac: str) -> None:
     """Make the port's MAC, and no other, the one the bridge lets in and sends there."""
-    tied = {one for index, one in read_fdb(space.netlink, 0).tied if index == end.index}
+    tied = {one for index, one in read_tied(space.netlink, end.index) if index == end.index}
     messages = [rt.delete_bridge_fdb(end.index, one) for one in sorted(tied - {mac})]
     messages += [] if mac in tied else [rt.pack_bridge_fdb(end.index, mac)]
     what = f"tie MAC {mac} to port {end.name}"

@@ -169,9 +169,10 @@ def dump_neighbours(family: int, index: int) -> bytes:
     return message(RTM_GETNEIGH, 0, body)
 
 
-def dump_fdb() -> bytes:
-    """Return the query for the FDB of all bridges and VXLAN devices."""
-    return message(RTM_GETNEIGH, 0, _NEIGHBOUR.pack(AF_BRIDGE, 0, 0, 0, 0))
+def dump_fdb(index: int = 0) -> bytes:
+    """Return the query for the FDB of all bridges and VXLAN devices, or for that of one link; an
+    old kernel may send others too."""
+    return message(RTM_GETNEIGH, 0, _NEIGHBOUR.pack(AF_BRIDGE, index, 0, 0, 0))
 
 
 def dump_routes(family: int) -> bytes:

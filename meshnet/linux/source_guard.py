@@ -139,7 +139,8 @@ class SourceGuard:
         before = {name: seen.grants[name] for name in wanted if name in seen.grants}
         others = {name: grant for name, grant in seen.grants.items() if name not in wanted}
         had, after = _elements(before, ()), _elements(wanted, ())
-        deleted = (had - after - _here(others)) & seen.elements
+        deleted = (had - after) & seen.elements
+        deleted = deleted and deleted - _here(others)
         added = after - seen.elements
         if deleted or added:
             netlink = self._table.netlink
