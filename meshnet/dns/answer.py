@@ -4,6 +4,7 @@
     known question ────────────▶ compiled answer, next rotation       1 µs
     anything else ─▶ read ─┬───▶ no query: nothing, or an error code
                            ├───▶ ours: resolve, compile, keep
+                           ├───▶ ours, an alias of another's: Forward what the alias names
                            └───▶ not ours: Forward, or REFUSED
 
 Refused are classes other than IN, zone transfers (RFC 5936, RFC 1995) and what else is no type of
@@ -13,6 +14,7 @@ data; opcodes other than QUERY are NOTIMP; EDNS versions over 0 are BADVERS (RFC
 
 from __future__ import annotations
 
+from meshnet.dns.chase import chased
 from meshnet.dns.compiled import endless
 from meshnet.dns.lookup import PACKETS_MAX
 from meshnet.dns.query import (
@@ -44,12 +46,20 @@ _NO_DATA = frozenset({OPT, IXFR, AXFR, 249, 250, 253, 254})
 
 
 class Forward:
-    """A query that an upstream has to answer."""
+    """A `query` that an upstream has to answer: the client's own, or one for the name that our
+    `aliases` of the client's lead to.
+    """
 
-    __slots__ = ("query",)
+    __slots__ = ("_aliases", "_asked", "query")
 
-    def __init__(self, query: Query) -> None:
-        self.query = query
+    def __init__(self, asked: Query, aliases: Compiled | None = None) -> None:
+        self._asked = asked
+        self._aliases = aliases
+        self.query = asked if aliases is None else asked.about(aliases.onward)
+
+    def whole(self, reply: bytes) -> bytes:
+        """Return the client's answer, given the one to `query`."""
+        return reply if self._aliases is None else chased(self._asked, self._aliases, reply)
 
 
 def answer(query: bytes, lookup: Lookup, *, tcp: bool = False) -> bytes | Forward | None:
@@ -116,6 +126,8 @@ def _consider(data: bytes, query: Query, lookup: Lookup) -> bytes | Forward:
             return Forward(query)
         return query.refuse(REFUSED, lookup.recursion)
     compiled = _compiled(query, lookup)
+    if compiled.onward and lookup.recursion and query.wants_recursion:
+        return Forward(query, compiled)
     usual = data[11] == bool(query.opt) and not any(data[6:11])
     if usual and len(compiled.heads) < HEADS_MAX:
         head = query.head(compiled.rcode, compiled.counts, AA, lookup.recursion)
@@ -128,5 +140,6 @@ def _compiled(query: Query, lookup: Lookup) -> Compiled:
     compiled = lookup.questions.get(question)
     if compiled is None:
         compiled, used = resolve(lookup, query.name, query.kind)
-        lookup.remember(question, compiled, used)
+        if not compiled.onward:
+            lookup.remember(question, compiled, used)
     return compiled

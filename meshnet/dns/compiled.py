@@ -31,10 +31,11 @@ class Compiled:
 
     `turn` yields the records, turned, without end. `bodies` are all its turns, or empty when they
     are too many to keep. `heads` are flags and counts by those of the query, filled as they come;
-    answers of equal code and counts share them.
+    answers of equal code and counts share them. `onward` is the name, not ours, that the last CNAME
+    leads to, or empty.
     """
 
-    __slots__ = ("_parts", "bodies", "counts", "heads", "rcode", "size", "turn")
+    __slots__ = ("_parts", "bodies", "counts", "heads", "onward", "rcode", "size", "turn")
 
     def __init__(
         self,
@@ -43,10 +44,12 @@ class Compiled:
         turning: list[bytes],
         authority: list[bytes],
         additional: list[bytes],
+        onward: bytes = b"",
     ) -> None:
         parts = _Parts(fixed, turning, authority, additional)
         few = max(len(turning), 1) if len(turning) <= ROTATIONS_MAX else 0
         self.rcode = rcode
+        self.onward = onward
         self.counts = (len(fixed) + len(turning), len(authority), len(additional))
         self.heads: dict[bytes, bytes] = {}
         self.bodies = tuple(parts.body() for _ in range(few))

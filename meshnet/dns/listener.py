@@ -107,10 +107,16 @@ class Answerer:
         self, forward: Forward, late: _LateDatagram | _LateMessage, tcp: bool
     ) -> bytes | None:
         self.counts.forwarded += 1
-        reply = self._forwarder.ask(forward.query, late.deliver, tcp)
-        if reply is not None:
-            self.counts.note(reply)
-        return reply
+
+        def deliver(reply: bytes) -> None:
+            late.deliver(forward.whole(reply))
+
+        reply = self._forwarder.ask(forward.query, deliver, tcp)
+        if reply is None:
+            return None
+        whole = forward.whole(reply)
+        self.counts.note(whole)
+        return whole
 
 
 class _LateDatagram:

@@ -76,6 +76,13 @@ class Query:
         self.dnssec = bool(flags & DO)
         self.opt = edns(self.dnssec)
 
+    def about(self, name: bytes) -> Query:
+        """Return this query about another name, with all the room there can be for the answer."""
+        data = self.id + self.flags + bytes(8) + name + self.question[-4:]
+        query = Query(data, len(data), tcp=True)
+        query.dnssec = self.dnssec
+        return query
+
     @property
     def wants_recursion(self) -> bool:
         return bool(self.flags[0] & RD)

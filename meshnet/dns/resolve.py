@@ -56,7 +56,8 @@ def resolve(lookup: Lookup, name: bytes, kind: int) -> tuple[Compiled, frozenset
         owner = name = target
         used.append(name)
         if lookup.origin(name) is None or len(chain) == CHAIN_MAX or name in used[:-1]:
-            return Compiled(NOERROR, chain, [], [], []), _names(used, lasting)
+            onward = name if lookup.origin(name) is None else b""
+            return Compiled(NOERROR, chain, [], [], [], onward), _names(used, lasting)
     if found:
         additional, targets = _addresses(lookup, found)
         turning = [owner + tail for tail in found]

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from meshnet.dns import control
 from meshnet.dns.answer import Forward, answer
-from meshnet.dns.query import UDP_MAX, Query, read_query
+from meshnet.dns.query import UDP_MAX, UDP_MIN, Query, read_query
 from meshnet.dns.records import labels
 from meshnet.dns.response import read_response
 from meshnet.errors import BadInput
+from meshnet.model.statements import StaticRecord
 from tests.pure.dns_world import dns_query, mesh_lookup
 
 LOOKUP = mesh_lookup(recursion=True)
 ASKED = dns_query("www.example.com")
+ALIAS = StaticRecord("cdn", "CNAME", ("www.example.com.",))
+ALIASED = answer(dns_query("cdn.mesh"), mesh_lookup(recursion=True, static=(ALIAS,)))
 
 
 def one_input(data: bytes) -> None:
@@ -61,6 +64,8 @@ def check_response(data: bytes) -> None:
         reply = response.reply(query, age)
         assert reply[:2] == ASKED[:2]
         assert len(reply) <= query.size
+        assert isinstance(ALIASED, Forward)
+        assert len(ALIASED.whole(reply)) <= UDP_MIN
 
 
 def check_control(data: bytes) -> None:

@@ -153,7 +153,9 @@ SAMPLES = (
 )
 
 
-def mesh_lookup(*, recursion: bool = False, instances: int = 3) -> Lookup:
+def mesh_lookup(
+    *, recursion: bool = False, instances: int = 3, static: Iterable[StaticRecord] | None = None
+) -> Lookup:
     """A mesh with `web` on several nodes, `idle` without live instances, and static records."""
     nodes = [
         node(
@@ -165,7 +167,8 @@ def mesh_lookup(*, recursion: bool = False, instances: int = 3) -> Lookup:
         for number in range(1, instances + 1)
     ]
     reachable = [one.id for one in nodes]
-    tables = Zones(node_id(1)).update(view(*nodes, static=SAMPLES), reachable, ())
+    static = SAMPLES if static is None else static
+    tables = Zones(node_id(1)).update(view(*nodes, static=static), reachable, ())
     return lookup_of(tables[HOST], recursion=recursion)
 
 

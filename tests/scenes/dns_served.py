@@ -27,6 +27,9 @@ WEB4 = [f"10.214.0.{number}" for number in (1, 2, 3)]
 STATIC = (
     StaticRecord("*.dev", "CNAME", ("web",)),
     StaticRecord("printer", "A", ("192.0.2.9",)),
+    StaticRecord("cdn", "CNAME", ("up.example.",)),
+    StaticRecord("*.far", "CNAME", ("many.example.",)),
+    StaticRecord("lost", "CNAME", ("none.example.",)),
     StaticRecord("note", "TXT", ('"two words"',)),
 )
 

@@ -102,6 +102,23 @@ async def test_long_answers_of_the_upstream_come_by_tcp(served: Served, upstream
     assert len(await served.short("+tcp", "many.example")) == 79
 
 
+async def test_an_alias_that_leads_to_others_is_followed(
+    served: Served, upstream: Upstream
+) -> None:
+    assert await served.short("cdn.mesh") == ["up.example."], "nobody to ask for the rest"
+    await served.feed.set_upstreams([upstream.spec])
+    for _ in range(3):
+        assert await served.short("cdn.mesh") == ["192.0.2.7", "up.example."]
+    assert await served.short("cdn.mesh", "AAAA") == ["2001:db8::7", "up.example."]
+    assert await served.short("cdn.mesh", "CNAME") == ["up.example."]
+    assert await served.short("+norecurse", "cdn.mesh") == ["up.example."]
+    assert upstream.asked("up.example") == 1
+    assert len(await served.short("x.far.mesh")) == 80
+    assert await served.status("lost.mesh") == "NXDOMAIN"
+    upstream.end()
+    assert await served.status("lost.mesh", "TXT") == "SERVFAIL"
+
+
 async def test_own_names_never_reach_the_upstream(served: Served, upstream: Upstream) -> None:
     await served.feed.set_upstreams([upstream.spec])
     assert await served.status("nothing.mesh") == "NXDOMAIN"
