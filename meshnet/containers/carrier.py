@@ -1,10 +1,8 @@
 """Face. The way of a plugin to the agent: one call there, one answer back.
 
 An engine waits for it with every container, so it needs nothing but what the interpreter brings
-with it.
+with it, not even `__future__`.
 """
-
-from __future__ import annotations
 
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
@@ -36,15 +34,20 @@ def carry(path: str, target: bytes, body: bytes) -> tuple[int, bytes]:
     said = b""
     try:
         connection.sendall(head + body)
-        while more := connection.recv(65536):
+        while not _is_whole(said) and (more := connection.recv(65536)):
             said += more
     except OSError as error:
         raise BrokenOff(str(error)) from error
-    head, _, output = said.partition(b"\r\n\r\n")
-    status = {b"200": 0, b"400": 1}.get(head[9:12])
-    if status is None or b"Content-Length: %d" % len(output) not in head.split(b"\r\n"):
-        raise BrokenOff(head[:60].decode(errors="replace"))
-    return status, output
+    status = {b"200": 0, b"400": 1}.get(said[9:12])
+    if status is None or not _is_whole(said):
+        raise BrokenOff(said[:60].decode(errors="replace"))
+    return status, said.partition(b"\r\n\r\n")[2]
+
+
+def _is_whole(said: bytes) -> bool:
+    """Say whether this is all of an answer; the agent may take its time to hang up."""
+    head, gap, output = said.partition(b"\r\n\r\n")
+    return bool(gap) and b"Content-Length: %d" % len(output) in head.split(b"\r\n")
 
 
 def pack(environment: Environment, data: bytes) -> bytes:

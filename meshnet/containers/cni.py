@@ -1,11 +1,9 @@
 """Face. `meshnet-cni`, the CNI plugin: carries a call to the agent, and prints what it answers.
 
 A runtime starts it for every container, several times, so it imports nothing but what the
-interpreter brings with it: `socket` alone would double its time. Where the agent is elsewhere or
-not there, `cni_alone` takes over.
+interpreter brings with it: `socket` alone would double its time, and `__future__` is a file. Where
+the agent is elsewhere or not there, `cni_alone` takes over.
 """
-
-from __future__ import annotations
 
 import sys
 from posix import environ
