@@ -82,6 +82,7 @@ class Api:
             ("DELETE", "/v1/services/{network}/{service}", self.remove_service),
             ("POST", "/v1/networks", self.create_network),
             ("DELETE", "/v1/networks/{name}", self.remove_network),
+            ("POST", "/v1/networks/{name}/leave", self.leave_network),
             ("POST", "/v1/reconcile", self.reconcile),
             ("POST", "/v1/down", self.down),
         ]
@@ -173,6 +174,11 @@ class Api:
             )
         await self._steward.remove_network(name)
         return local.Done(message=f"removed network {name}")
+
+    async def leave_network(self, request: web.Request) -> local.Done:
+        name = request.match_info["name"]
+        await self._desk.leave(name)
+        return local.Done(message=f"this node has no lease of network {name}")
 
     async def reconcile(self, request: web.Request) -> local.Reconciled:
         outcome = await self._node.reconciler.audit()

@@ -138,16 +138,26 @@ class CoordinatorClient:
         return await self._any(lambda url: self._ask(url, "POST", api.LEAVE, Granted))
 
     async def create_network(
-        self, name: str, prefixes: Sequence[Prefix] = (), *, flood: bool = False
+        self,
+        name: str,
+        prefixes: Sequence[Prefix] = (),
+        *,
+        flood: bool = False,
+        transient: bool = False,
     ) -> Granted:
         """Make a network; Conflict when the name is taken."""
-        request = api.NetworkRequest(name, tuple(prefixes), flood)
+        request = api.NetworkRequest(name, tuple(prefixes), flood, transient)
         return await self._post(api.NETWORKS, Granted, request)
 
     async def remove_network(self, name: str) -> Granted:
         """Remove a network nobody is attached to."""
         path = f"{api.NETWORKS}/{check_name(name, 'network')}"
         return await self._any(lambda url: self._ask(url, "DELETE", path, Granted))
+
+    async def leave_network(self, name: str) -> Granted:
+        """Give back all leases of a network that this node has nothing attached to."""
+        path = f"{api.NETWORKS}/{check_name(name, 'network')}/leave"
+        return await self._any(lambda url: self._ask(url, "POST", path, Granted))
 
     async def watch(self, revision: int | None = None, store: str = "") -> AsyncIterator[Line]:
         """Yield the lines of a stream from `revision` of `store` on; None asks for a snapshot.

@@ -1,8 +1,9 @@
 """Shell. What people and engines ask of a node: attach, detach, services, networks.
 
 An attach is done when the kernel has it: addresses are taken from the node's leases (a coordinator
-is asked only when these are full), the attachment is written down, said to the mesh and made in the
-next pass, which many attaches share. If the kernel refuses, all of it is taken back.
+is asked only when these are full), the attachment is written down and made in the next pass, which
+many attaches share. If the kernel refuses, all of it is taken back; else the mesh is told of it in
+the node's next round, when nobody waits any more.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class Lessor(Protocol):
 
     async def lease(self, network: str, family: int, address: Address | None = None) -> None:
         """Return when the view holds another lease; Unavailable when nobody can be asked."""
+
+    async def leave(self, network: str) -> None:
+        """Return when this node's leases of a network are given back."""
 
 
 class Desk:
@@ -176,6 +180,15 @@ class Desk:
         with_length = str(on_link(network, [address])[0])
         return Reserved(address=with_length, mac=attachment_mac(network.vni, address))
 
+    async def leave(self, name: str) -> None:
+        """Give back this node's leases of a network; Conflict while it has something there."""
+        async with self._turn:
+            network = self.network(name)
+            if name in self._node.attachments.networks() or self._kept(name):
+                raise Conflict(f"network {name} is in use on this node")
+            if self.leases(name, 4) or self.leases(name, 6) or network.transient:
+                await self._lessor.leave(name)
+
     def release(self, network: str, address: str) -> None:
         """Keep an address no longer."""
         self._reserved.pop((network, _parse_address(address)), None)
@@ -199,7 +212,6 @@ class Desk:
         return is_nearly_full(leases, self._node.attachments.used(network))
 
     async def _carry_out(self, item: LocalAttachment) -> None:
-        self._node.speak()
         self._node.changed()
         outcome = await self._node.reconciler.soon()
         for operation, error in outcome.failed:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 HOST_RETRY_FIRST, HOST_RETRY_LAST = 0.2, 30.0
 CERTIFICATE_ALARM = 3 * 24 * 3600
 COMPANION_PAUSE = 10.0
+SWITCH = 0.0005
+"""Seconds after which the loop hands the interpreter to a pass that wants it: a pass has fifty system
+calls, and would wait five milliseconds after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Agent(api.Steward):
 
     async def run(self) -> None:
         """Run until told to stop."""
+        sys.setswitchinterval(SWITCH)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -225,7 +230,9 @@ class Agent(api.Steward):
     async def create_network(self, request: local.NetworkRequest) -> None:
         """Have a coordinator make a network."""
         prefixes = tuple(report.parse_prefix(text) for text in request.prefixes)
-        await self.uplink.create_network(request.name, prefixes, flood=request.flood)
+        await self.uplink.create_network(
+            request.name, prefixes, flood=request.flood, transient=request.transient
+        )
 
     async def remove_network(self, name: str) -> None:
         """Have a coordinator take a network away."""

@@ -190,11 +190,18 @@ class Uplink:
         )
         self._granted(await self._client.lease(network, family, address, known))
 
-    async def create_network(self, name: str, prefixes: tuple[Prefix, ...], *, flood: bool) -> None:
-        self._granted(await self._client.create_network(name, prefixes, flood=flood))
+    async def create_network(
+        self, name: str, prefixes: tuple[Prefix, ...], *, flood: bool, transient: bool = False
+    ) -> None:
+        made = self._client.create_network(name, prefixes, flood=flood, transient=transient)
+        self._granted(await made)
 
     async def remove_network(self, name: str) -> None:
         self._granted(await self._client.remove_network(name))
+
+    async def leave(self, network: str) -> None:
+        """Give back all leases of a network."""
+        self._granted(await self._client.leave_network(network))
 
     def _granted(self, granted: Granted) -> None:
         self._merge(granted.facts)

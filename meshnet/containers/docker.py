@@ -28,7 +28,14 @@ from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker_engine import Container, Engine
 from meshnet.containers.docker_http import Answer, Server, listener
-from meshnet.containers.docker_networks import Known, Networks, Remaker, mesh_network
+from meshnet.containers.docker_networks import (
+    LOOK,
+    VISIBLE,
+    Known,
+    Networks,
+    Remaker,
+    mesh_network,
+)
 from meshnet.containers.docker_protocol import Message, Pool
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 from meshnet.wire.local import (
@@ -119,13 +126,25 @@ class Driver:
             network=pool.network, family=family, address=message.address.partition("/")[0]
         )
         try:
-            address = self._agent.post("/v1/reserve", asked, Reserved).address
+            address = self._reserve(pool, asked)
         except Conflict:
             # dockerd has started and names the addresses of containers that have run on.
             if asked.address not in self._attached(pool.network):
                 raise
             address = f"{asked.address}/{pool.prefix.prefixlen}"
         return {"Address": address, "Data": {}}
+
+    def _reserve(self, pool: Pool, asked: ReserveRequest) -> str:
+        """Keep an address; a network that has ended with its last user elsewhere is made again."""
+        last = time.monotonic() + VISIBLE
+        while True:
+            try:
+                return self._agent.post("/v1/reserve", asked, Reserved).address
+            except NotFound:
+                if time.monotonic() > last:
+                    raise
+                mesh_network(self._agent, pool.network, (str(pool.prefix),))
+                time.sleep(LOOK)
 
     def _attached(self, network: str) -> set[str]:
         attached = self._agent.get("/v1/attachments", list[AttachmentInfo])
@@ -150,8 +169,17 @@ class Driver:
         return {}
 
     def delete_network(self, message: Message) -> Answer:
-        self._networks.remove(message.network_id, lambda known: known.spec is None)
+        known = self._networks.remove(message.network_id, lambda known: known.spec is None)
+        if known is not None and known.network and not self._networks.uses(known.network):
+            self._leave_network(known.network)
         return {}
+
+    def _leave_network(self, network: str) -> None:
+        """Give back this host's leases: the network ends with the last host that used it."""
+        try:
+            self._agent.post(f"/v1/networks/{network}/leave", {}, Done)
+        except MeshnetError as error:
+            log.info("leases of network %s stay: %s", network, error.message)
 
     def create_endpoint(self, message: Message) -> Answer:
         network = self._networks.on_mesh(message.network_id).network

@@ -95,6 +95,10 @@ class Networks:
             raise Unavailable(known.why or making)
         return known
 
+    def uses(self, network: str) -> bool:
+        """Say whether one of Docker's networks is this one of the mesh."""
+        return any(known.network == network for known in self._known.values())
+
     def plain(self) -> list[str]:
         """Return the ids of those that are to be made anew."""
         return sorted(key for key, known in self._known.items() if not known.network)
@@ -103,12 +107,16 @@ class Networks:
         with self._lock:
             self._save({**self._known, network_id: known})
 
-    def remove(self, network_id: str, only: Callable[[Known], bool] = lambda known: True) -> None:
-        """Forget a network, unless it is not one that `only` is true of."""
+    def remove(
+        self, network_id: str, only: Callable[[Known], bool] = lambda known: True
+    ) -> Known | None:
+        """Forget a network, unless it is not one that `only` is true of; return what was known."""
         with self._lock:
             known = self._known.get(network_id)
-            if known is not None and only(known):
-                self._save({key: value for key, value in self._known.items() if value is not known})
+            if known is None or not only(known):
+                return None
+            self._save({key: value for key, value in self._known.items() if key != network_id})
+            return known
 
     def _save(self, known: dict[str, Known]) -> None:
         write_atomically(self._path, msgspec.json.encode(known))
@@ -116,12 +124,13 @@ class Networks:
 
 
 def mesh_network(agent: Agent, name: str, prefixes: tuple[str, ...] = ()) -> NetworkInfo:
-    """Return a network of the mesh; it is made when there is none."""
+    """Return a network of the mesh; it is made when there is none, and ends with its last user."""
     if found := _of_mesh(agent, name):
         return found
     last = time.monotonic() + VISIBLE
+    request = NetworkRequest(name=name, prefixes=prefixes, transient=True)
     try:
-        return agent.post("/v1/networks", NetworkRequest(name=name, prefixes=prefixes), NetworkInfo)
+        return agent.post("/v1/networks", request, NetworkInfo)
     except (Conflict, NotFound):
         # Another host was first, and the view has not heard of it.
         while time.monotonic() < last:

@@ -73,6 +73,7 @@ class Service:
         app.router.add_post(api.LEAVE, self.leave)
         app.router.add_post(api.NETWORKS, self.create_network)
         app.router.add_delete(api.NETWORKS + "/{name}", self.remove_network)
+        app.router.add_post(api.NETWORKS + "/{name}/leave", self.leave_network)
         app.router.add_get(api.WATCH, self.watch, allow_head=False)
         app.router.add_get(api.HEALTH, health)
         app.router.add_get(api.METRICS, metrics)
@@ -113,6 +114,10 @@ class Service:
         member = await self._member(request)
         name = request.match_info["name"]
         return answer(await self._networks.remove(name, f"node {member.name}"))
+
+    async def leave_network(self, request: web.Request) -> web.Response:
+        member = await self._member(request)
+        return answer(await self._networks.leave(request.match_info["name"], member))
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         member = await self._member(request)

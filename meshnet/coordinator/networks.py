@@ -47,7 +47,7 @@ class Networks:
             if vni > VNI_MAX:
                 raise Conflict("there is no VNI left")
             prefixes = self._prefixes(batch, request, vni)
-        network = Network(request.name, vni, prefixes, request.flood)
+        network = Network(request.name, vni, prefixes, request.flood, request.transient)
         return granted(batch, [batch.state(network)])
 
     def _prefixes(self, batch: Batch, request: NetworkRequest, vni: int) -> tuple[Prefix, ...]:
@@ -90,13 +90,37 @@ class Networks:
             raise Conflict(
                 f"network {name} is in use by {', '.join(ports[:3])}{more}", "Detach these first."
             )
-        leases = await batch.tx.leases(name)
+        return granted(batch, (await self._end(batch, name))[:1])
+
+    async def _end(self, batch: Batch, name: str) -> list[Fact]:
         async with batch.tx.savepoint():
             await batch.tx.release_name(name, "network")
+        gone = batch.unstate(Network.KIND, name)
+        return [gone, *await self._take_back(batch, await batch.tx.leases(name))]
+
+    async def leave(self, name: str, member: Membership) -> Granted:
+        """Take back a node's leases of a network; a transient network ends with the last."""
+        return await self._core.committer.do(lambda batch: self._leave(batch, name, member))
+
+    async def _leave(self, batch: Batch, name: str, member: Membership) -> Granted:
+        network = self._network(name, batch.now)
+        leases = await batch.tx.leases(name)
+        grace = self._core.terms.lease_grace
+        mine = [lease for lease in leases if lease.node == member.node]
+        others = [
+            lease
+            for lease in leases
+            if lease.node != member.node and rules.is_taken(lease, batch.now, grace)
+        ]
+        if network.transient and not others:
+            log.info("network %s has ended: node %s was the last", name, member.name)
+            return granted(batch, await self._end(batch, name))
+        return granted(batch, await self._take_back(batch, mine))
+
+    async def _take_back(self, batch: Batch, leases: list[Held]) -> list[Fact]:
+        async with batch.tx.savepoint():
             await batch.tx.drop_leases(leases)
-        facts = [batch.unstate(Network.KIND, name)]
-        facts += [batch.unstate(Lease.KIND, f"{name} {lease.prefix}") for lease in leases]
-        return granted(batch, facts[:1])
+        return [batch.unstate(Lease.KIND, f"{lease.network} {lease.prefix}") for lease in leases]
 
     # Leases
 

@@ -73,13 +73,17 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """One L2 segment: its VNI and prefixes (at most one of each family)."""
+    """One L2 segment: its VNI and prefixes (at most one of each family).
+
+    One that is `transient` ends when the last node that had leases of it has given them back.
+    """
 
     KIND: ClassVar[str] = "network"
     name: str
     vni: int
     prefixes: tuple[Prefix, ...]
     flood: bool = False
+    transient: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "network")

@@ -22,8 +22,11 @@ time, nonce and the pin, so that it is good once, for this coordinator, for a mi
                                                  ←   Granted: the lease
     POST /v1/publish {facts}                     →       on disk before the answer is sent
                                                  ←   Published: revision, facts refused and why
-    POST /v1/networks {name, prefixes, flood}    →
-                                                 ←   Granted: the network
+    POST /v1/networks {name, prefixes, flood,    →
+         transient}                              ←   Granted: the network
+    POST /v1/networks/NAME/leave                 →   the node has no use for it any more
+                                                 ←   Granted: its leases deleted, and a transient
+                                                     network with the last leases
     DELETE /v1/networks/NAME                     →
                                                  ←   Granted: the deletion
     POST /v1/leave                               →   for good: see `coordinator.members`
@@ -171,6 +174,7 @@ class NetworkRequest(msgspec.Struct, frozen=True):
     name: str
     prefixes: tuple[Prefix, ...] = ()
     flood: bool = False
+    transient: bool = False
 
 
 class Granted(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ fields are ignored, so an older command line reads a newer agent.
     DELETE  /v1/services/NETWORK/SERVICE?attachment=NAME    –       Done
     POST    /v1/networks                        NetworkRequest      NetworkInfo  (by a coordinator)
     DELETE  /v1/networks/NAME                   –                   Done         (by a coordinator)
+    POST    /v1/networks/NAME/leave             –                   Done         (by a coordinator)
     POST    /v1/reconcile                       –                   Reconciled
     POST    /v1/down                            DownRequest         Done
     GET     /metrics                            –                   Prometheus text format
@@ -373,11 +374,15 @@ class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Make a network. A family without a prefix gets one from the mesh's own ranges."""
+    """Make a network. A family without a prefix gets one from the mesh's own ranges.
+
+    One that is `transient` ends when no node has a lease of it any more.
+    """
 
     name: str
     prefixes: tuple[str, ...] = ()
     flood: bool = False
+    transient: bool = False
 
 
 class DownRequest(msgspec.Struct, frozen=True, kw_only=True):

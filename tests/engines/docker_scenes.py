@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from meshnet.model.addresses import RESOLVER
+from meshnet.wire.local import NetworkInfo
 from tests.lab import wait_until
 from tests.lab.engines import IMAGE, Docker, missing
 from tests.lab.mesh import Mesh, Node
@@ -128,6 +129,16 @@ def play_compose(nodes: Sequence[Node], dockers: Dockers, *program: str) -> None
         assert docker("exec", client, "/bin/wget", "-qO-", "http://web.shop-net.mesh/")
     _everywhere(dockers, *compose, "down")
     assert [ipam(docker, "shop_net") for docker in dockers.values()] == ["", ""]
+    wait_until(lambda: not known(nodes, "shop-net"), 5, "the network has ended with its last user")
+
+
+def known(nodes: Iterable[Node], network: str) -> list[str]:
+    """Return the names of the nodes that know a network of the mesh."""
+    return [
+        node.name
+        for node in nodes
+        if network in [each.name for each in node.get("/v1/networks", list[NetworkInfo])]
+    ]
 
 
 def composed(docker: Docker, service: str) -> list[str]:

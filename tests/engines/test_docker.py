@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.engines.docker_scenes import (
     create,
     dockers,
     ipam,
+    known,
     mesh,
     meshed,
     nothing_remains,
@@ -162,6 +163,26 @@ def test_a_fixed_address_is_kept_over_restarts_and_given_once(mesh: Mesh, docker
     here("rm", "-f", "fixed")
     for docker in (here, there):
         docker("network", "rm", "fixnet")
+
+
+def test_a_network_ends_with_its_last_user_and_is_there_again_for_who_has_it(
+    mesh: Mesh, dockers: Dockers
+) -> None:
+    nodes, (here, there) = list(mesh), dockers.values()
+    for docker in (here, there):
+        create(docker, "brief")
+    here.run("c1", "brief", *STAY)
+    first = address(here, "c1", "brief")
+    here("rm", "-f", "c1")
+    here("network", "rm", "brief")
+    wait_until(lambda: not known(nodes, "brief"), 5, "nobody has a lease of it")
+    there.run("c2", "brief", *STAY)
+    own = [address(there, "c2", "brief")]
+    assert ip_network(f"{first}/20", strict=False) == ip_network(f"{own[0]}/20", strict=False)
+    wait_until(lambda: everywhere(nodes, "c2.brief.mesh", own), 5, "it is named")
+    there("rm", "-f", "c2")
+    there("network", "rm", "brief")
+    wait_until(lambda: not known(nodes, "brief"), 5, "and ends again")
 
 
 def test_a_running_container_is_connected_and_disconnected(mesh: Mesh, dockers: Dockers) -> None:
