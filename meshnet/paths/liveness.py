@@ -4,13 +4,13 @@
        ▲                   ▲                                      │
     new peer               └───────────────reply──────────────────┘
 
-A reachable peer is probed once in `idle_interval` or so (one second for up to ten peers, longer for
-more: some ten probes a second). After a missed answer it is probed in quick succession; three
+A reachable peer is probed once in `idle_interval` or so (one second for up to five peers, longer
+for more: some five probes a second). After a missed answer it is probed in quick succession; three
 misses in a row and it is unreachable: within two seconds in a small mesh. A peer that is not
 reachable is probed with growing pauses, which is also what makes WireGuard shake hands.
 
 Context: n nodes have n² pairs, and in a large mesh nobody can look at all peers every second.
-Choice: every node is looked at ten times a second by somebody, however many there are, and who
+Choice: every node is looked at five times a second by somebody, however many there are, and who
 finds it gone tells the others (`is_sparse`, and hints in `wire.probe`), so that all know within
 three seconds or so. A hint, whoever gives it, only makes us probe at once. A peer that we send to
 and that says nothing is probed at once, too (`plan.silence`). Price: where a single path breaks
@@ -18,7 +18,8 @@ that nobody uses, that is noticed when its turn comes.
 
 Who did not look cannot say that nobody came: a verdict that is due while this process gets no time
 (a starved host, a suspended machine) is put off, and no second probe is sent meanwhile. Otherwise a
-busy second would make every peer unreachable at once, and the probes that follow keep it busy. An
+busy second would make every peer unreachable at once, and the probes that follow keep it busy. For
+the same reason a node of a large mesh that comes late to its turns asks less often (`strain`). An
 answer to any of the last MISSES probes counts, so a path may be as slow as that.
 
 What is due next is read off two heaps, so that a moment in which one of a thousand peers has its
@@ -34,14 +35,17 @@ from heapq import heappop, heappush
 from math import ceil, inf
 from zlib import crc32
 
-PROBES_PER_SECOND = 10
-EAGERNESS = 5
+PROBES_PER_SECOND = 5
+EAGERNESS = 10
 """How many times as many probes a second may go to peers that have not answered yet."""
 BEAT = 0.5
 """Seconds between the turns of a large mesh: several probes at a time cost a node one awakening."""
 ANSWER_LIMIT = 0.4
 """Seconds without an answer after which a probe counts as missed."""
 MISSES = 3
+TOLERABLE, WORST = 0.1, 0.4
+"""Seconds by which turns may be late, on average, before a node asks half as often, and beyond
+which it makes no more difference."""
 LATE = ANSWER_LIMIT
 """Seconds by which a verdict may be late and still count: later than that it is our own fault."""
 EAGER = 0.1
@@ -85,6 +89,7 @@ class Liveness:
         self._peers: dict[str, _Peer] = {}
         self._probes: list[tuple[float, str]] = []
         self._verdicts: list[tuple[float, str]] = []
+        self._late = 0.0
         self._nonce = 0
 
     def set_peers(self, peers: Collection[str], now: float) -> None:
@@ -98,6 +103,11 @@ class Liveness:
     @property
     def idle_interval(self) -> float:
         return max(1.0, len(self._peers) / self._rate)
+
+    @property
+    def strain(self) -> float:
+        """How many times as long a node waits between probes because it has too little time."""
+        return 1.0 + min(self._late, WORST) / TOLERABLE if self.is_sparse else 1.0
 
     @property
     def is_sparse(self) -> bool:
@@ -128,6 +138,7 @@ class Liveness:
         """Yield (node, nonce) of every probe to send now; each counts as sent."""
         ripe = set()
         while (entry := self._first_probe()) and entry[0] <= now:
+            self._late += 0.1 * (now - entry[0] - self._late)
             ripe.add(heappop(self._probes)[1])
         for node in sorted(ripe):
             peer = self._peers[node]
@@ -169,7 +180,8 @@ class Liveness:
             return ANSWER_LIMIT
         peer.pause = min(peer.pause * 2, PATIENT)
         patience = len(self._peers) / self._rate
-        return max(peer.pause, patience if peer.pause == PATIENT else patience / EAGERNESS)
+        patience = patience if peer.pause == PATIENT else patience / EAGERNESS
+        return self.strain * max(peer.pause, patience)
 
     def missed(self, now: float) -> set[str]:
         """Count probes that stayed unanswered; return peers that became unreachable by it."""
@@ -207,7 +219,7 @@ class Liveness:
         that a node is not looked at by all the others in the same moment, and what probes tell
         besides (see `wire.probe`) spreads at all times."""
         lot = crc32(f"{self._own} {node} {self._nonce}".encode()) / 2**32
-        turn = now + 1.0 + 2.0 * (self.idle_interval - 1.0) * lot
+        turn = now + 1.0 + 2.0 * (self.strain * self.idle_interval - 1.0) * lot
         return ceil(turn / BEAT) * BEAT if self.is_sparse else turn
 
     def heard(self, node: str, now: float) -> bool:

@@ -7,8 +7,9 @@
 
 A new peer, and one with a new limit, begins as CONFIRMING, and the limit is believed till then.
 
-A round asks several sizes at once: a small one, whose answer says that the peer is there, and those
-in question. Where the small one stays unanswered too, the round says nothing. A search takes eight
+A peer that takes what it took is asked that one size. A round that follows silence asks several at
+once: a small one, whose answer says that the peer is there, and those in question. Where the small
+one stays unanswered too, the round says nothing. A search takes eight
 sizes a round, so that two or three rounds find the largest that passes: routers that drop what is
 too big without a word (RFC 4821 and 8899 are about them) cost some seconds and not a dead network.
 
@@ -37,13 +38,17 @@ _NOTHING: Mapping[str, int] = {}
 
 @dataclass(slots=True)
 class _Peer:
-    """`low` passes and `high` does not, as far as a search has come; `high` 0 is no search."""
+    """`low` passes and `high` does not, as far as a search has come; `high` 0 is no search.
+
+    `doubted`: the last round said nothing, or there was none.
+    """
 
     limit: int
     fits: int
     at: float
     low: int = 0
     high: int = 0
+    doubted: bool = True
     misses: int = 0
     raise_at: float = 0.0
     asked: dict[int, int] = field(default_factory=dict)
@@ -140,7 +145,7 @@ class Sizes:
             peer.low, peer.high = peer.fits, peer.limit + 1
         sizes = between(peer.low, peer.high, peer.limit) if peer.high else [peer.fits]
         asks = []
-        for size in (SMALL, *sizes):
+        for size in (SMALL, *sizes) if peer.doubted or peer.high else sizes:
             self._nonce += 1
             asks.append(Ask(node, self._nonce, size))
         self._let(node, peer, now + ANSWER_LIMIT)
@@ -150,8 +155,9 @@ class Sizes:
     def _judge(self, node: str, peer: _Peer, now: float) -> bool:
         """End a round; return whether it changed what fits."""
         got, asked = peer.answered, set(peer.asked.values())
+        alone, peer.doubted = not peer.doubted and not peer.high, asked > got
         if not got:
-            self._let(node, peer, now + self._pause)
+            self._let(node, peer, now if alone else now + self._pause)
             return False
         if peer.high:
             return self._narrow(node, peer, got, asked, now)

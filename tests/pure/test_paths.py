@@ -77,7 +77,7 @@ def test_who_was_not_looking_takes_nobody_out_and_asks_nobody_twice() -> None:
     assert liveness.reachable == peers
     for node, nonce in asked.items():
         liveness.answered(node, nonce, now)
-    now = run(liveness, now, 3 * liveness.idle_interval, peers - {"n7"})
+    now = run(liveness, now, 2 * liveness.strain * liveness.idle_interval + 5, peers - {"n7"})
     assert liveness.reachable == peers - {"n7"}
 
 
@@ -98,7 +98,7 @@ def test_nobody_is_forgotten_and_nothing_piles_up_whatever_happens() -> None:
                 liveness.answered(node, nonce, now)
         liveness.heard(chance.choice(sorted(peers)), now)
         liveness.suspect(chance.choice(sorted(peers)), now)
-        assert now - min(asked.values()) < 10.0
+        assert now - min(asked.values()) < 2 * 5 * liveness.idle_interval + 5.0
     assert len(liveness._probes) + len(liveness._verdicts) < 500
 
 
@@ -117,8 +117,8 @@ def test_probes_of_a_large_mesh_are_spread_evenly() -> None:
                 liveness.answered(node, nonce, now)
             now += 0.1
         counts.append(sent)
-    assert 7 <= sum(counts) / len(counts) <= 12
-    assert max(counts) <= 30
+    assert 3 <= sum(counts) / len(counts) <= 6
+    assert max(counts) <= 15
 
 
 def test_a_path_slower_than_the_next_probe_is_a_path() -> None:
@@ -154,6 +154,22 @@ def test_a_hint_about_a_peer_that_has_just_answered_is_passed_over() -> None:
     now = run(liveness, 0.0, 0.05, {"a"})
     liveness.suspect("a", now)
     assert not list(liveness.due(now))
+
+
+def test_a_node_of_a_large_mesh_that_comes_late_to_its_turns_asks_less_often() -> None:
+    sent = []
+    for late in (0.0, 0.5):
+        liveness = Liveness()
+        liveness.set_peers({f"n{number}" for number in range(50)}, 0.0)
+        now, count = 0.0, 0
+        while now < 100.0:
+            now += max(0.01, liveness.next_event(now)) + late
+            liveness.missed(now)
+            for node, nonce in liveness.due(now):
+                count += 1
+                liveness.answered(node, nonce, now)
+        sent.append(count)
+    assert sent[1] < sent[0] / 2
 
 
 def test_all_of_a_hundred_nodes_know_within_four_seconds_that_one_is_gone() -> None:
@@ -198,13 +214,13 @@ def test_an_answer_with_another_nonce_says_nothing() -> None:
 
 
 @given(st.integers(1, 2000))
-def test_a_node_never_sends_over_twelve_probes_a_second_once_all_answer(count: int) -> None:
+def test_a_node_never_sends_over_six_probes_a_second_once_all_answer(count: int) -> None:
     liveness = Liveness()
     peers = {f"n{number}" for number in range(count)}
     liveness.set_peers(peers, 0.0)
     for node, nonce in list(liveness.due(0.0)):
         liveness.answered(node, nonce, 0.0)
-    assert count / liveness.idle_interval <= 12
+    assert count / liveness.idle_interval <= 6
     assert liveness.next_event(0.0) >= 0.9
 
 
