@@ -49,6 +49,8 @@ class Steward(Protocol):
 
     async def remove_network(self, name: str) -> None: ...  # pragma: no cover
 
+    async def rotate_key(self, *, force: bool) -> local.KeyRotated: ...  # pragma: no cover
+
     async def down(self, *, purge: bool) -> None: ...  # pragma: no cover
 
 
@@ -83,6 +85,7 @@ class Api:
             ("POST", "/v1/networks", self.create_network),
             ("DELETE", "/v1/networks/{name}", self.remove_network),
             ("POST", "/v1/networks/{name}/leave", self.leave_network),
+            ("POST", "/v1/key/rotate", self.rotate_key),
             ("POST", "/v1/reconcile", self.reconcile),
             ("POST", "/v1/down", self.down),
         ]
@@ -179,6 +182,10 @@ class Api:
         name = request.match_info["name"]
         await self._desk.leave(name)
         return local.Done(message=f"this node has no lease of network {name}")
+
+    async def rotate_key(self, request: web.Request) -> local.KeyRotated:
+        body = await _body(request, local.KeyRotateRequest)
+        return await self._steward.rotate_key(force=body.force)
 
     async def reconcile(self, request: web.Request) -> local.Reconciled:
         outcome = await self._node.reconciler.audit()

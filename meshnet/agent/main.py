@@ -24,6 +24,7 @@ from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
 from meshnet.agent.names import Names
 from meshnet.agent.node import TUNNEL, Machine, MeshNode
+from meshnet.agent.rotation import Rotation
 from meshnet.agent.sockets import MeshSockets
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
@@ -78,6 +79,7 @@ class Agent(api.Steward):
         self.client = CoordinatorClient(settings.urls, settings.pins, self.node.identity)
         self.uplink = Uplink(self.node, self.client)
         self.desk = Desk(self.node, self.uplink)
+        self.rotation = Rotation(self.node, self.uplink)
         self.names = Names(self.node, config.run_dir, forward=settings.dns_forward)
         self._started = int(time.time())
         self._stop = asyncio.Event()
@@ -107,6 +109,7 @@ class Agent(api.Steward):
         try:
             await self.node.run(
                 self.uplink.run,
+                self.rotation.run,
                 self.names.run,
                 self._hosts,
                 self._events,
@@ -206,6 +209,7 @@ class Agent(api.Steward):
             repairs=dict(sorted(self.node.reconciler.repairs.items())),
             refused=len(self.node.view.refusals),
             warnings=tuple(self._warnings()),
+            next_public_key=str(self.node.next_key.public) if self.node.next_key else "",
         )
 
     def _warnings(self) -> list[str]:
@@ -237,6 +241,10 @@ class Agent(api.Steward):
     async def remove_network(self, name: str) -> None:
         """Have a coordinator take a network away."""
         await self.uplink.remove_network(name)
+
+    async def rotate_key(self, *, force: bool) -> local.KeyRotated:
+        """Change the node's WireGuard key."""
+        return await self.rotation.rotate(force=force)
 
     async def down(self, *, purge: bool) -> None:
         """Stop, and take all of ours away."""

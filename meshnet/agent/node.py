@@ -35,7 +35,7 @@ from meshnet.linux.port import Kernel
 from meshnet.linux.underlay import UnderlayAddress
 from meshnet.model.addresses import Address, Endpoint, Prefix
 from meshnet.model.facts import Fact
-from meshnet.model.keys import PublicKey
+from meshnet.model.keys import PrivateKey, PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
 from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
@@ -45,6 +45,7 @@ from meshnet.plan.desired import Local, best_mtus, desired
 from meshnet.plan.entries import Entries
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
+from meshnet.plan.rotation import announced_keys, by_key, new_keys, successors
 from meshnet.plan.silence import silent
 from meshnet.plan.state import Host, PeerStatus
 from meshnet.wire.probe import Probe
@@ -84,6 +85,8 @@ class MeshNode:
     def __init__(self, state: StateDir, machine: Machine) -> None:
         self.settings = state.settings()
         self.identity, self.wireguard = state.keys()
+        self.next_key = state.next_key()
+        self.device_key = self.wireguard
         self.id = self.identity.public.node_id
         self.state = state
         self.machine = machine
@@ -168,27 +171,22 @@ class MeshNode:
 
     def desired(self) -> Host:
         """Return what should be on this host."""
+        peers, tunnel = self._others(), self.kernel_state.tunnel
+        keys = announced_keys(peers.values(), tunnel, self.liveness.reachable)
         local = Local(
             node=self.id,
             tunnel=TUNNEL,
-            private_key=self.wireguard,
+            private_key=self.device_key,
             listen_port=self.listen_port,
             mtu=self.mtus.device,
             best=self.mtus.best,
             ports=self.attachments.ports(),
-            endpoints=self._endpoints_by_key(),
+            endpoints=by_key(peers, keys, {**successors(peers.values(), tunnel), **self._chosen}),
             behind_nat=self.sightings.behind_nat,
             mtus=self.mtus.fits,
+            keys=keys,
         )
         return desired(self.view, local, self._entries)
-
-    def _endpoints_by_key(self) -> dict[PublicKey, Endpoint]:
-        nodes = self.view.nodes
-        return {
-            record.wireguard[0]: endpoint
-            for node, endpoint in self._chosen.items()
-            if node in nodes and (record := nodes[node].record) is not None
-        }
 
     # What happens
 
@@ -416,6 +414,7 @@ class MeshNode:
         if not self.reconciler.failing and not self._configured and self._is_ready():
             self._configured = True
             self.changed()
+        self._greet(outcome)
         self._let_probe()
         if self.measure():
             self.changed()
@@ -435,6 +434,12 @@ class MeshNode:
             if reachable and node.record and node.record.wireguard[0] in deaf:
                 self.prober.suspect(name)
 
+    def _greet(self, outcome: Outcome) -> None:
+        """Greet the peers that have another key: what both sides have to send waits for that."""
+        new = new_keys(outcome.operations)
+        others = self._others().items() if new else ()
+        self.prober.greet(n for n, o in others if o.record and new & {*o.record.wireguard})
+
     def _is_ready(self) -> bool:
         """Say whether the kernel has all peers of the first full view, those that are left."""
         tunnel, others = self.reconciler.settled.tunnel, self._others()
@@ -442,6 +447,16 @@ class MeshNode:
             return False
         records = (others[name].record for name in self._expected & others.keys())
         return all(record and record.wireguard[0] in tunnel.peers for record in records)
+
+    @property
+    def keys(self) -> tuple[PrivateKey, ...]:
+        """This node's WireGuard keys: the one in use, then the one that is to follow, if any."""
+        return (self.wireguard, self.next_key) if self.next_key else (self.wireguard,)
+
+    @property
+    def announced(self) -> tuple[PublicKey, ...]:
+        """The keys that this node says it has."""
+        return tuple(key.public for key in self.keys)
 
     def speak(self) -> None:
         """Say what this node is now, once it can be shaken hands with."""
@@ -460,7 +475,7 @@ class MeshNode:
     def _node_record(self) -> NodeRecord:
         mtus = {way.address.ip: way.mtu for way in self.mtus.here}
         return NodeRecord(
-            wireguard=(self.wireguard.public,),
+            wireguard=self.announced,
             candidates=tuple(
                 Candidate(Endpoint(address, self.listen_port), mtu=mtus[address])
                 for address in sorted(mtus, key=str)

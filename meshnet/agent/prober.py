@@ -30,6 +30,8 @@ from meshnet.wire.probe import ANSWER, ASK, HINT_LIMIT, HINT_MAGIC, SIZE_MAGIC, 
 log = logging.getLogger(__name__)
 
 SHORTEST_NAP = 0.02
+NO_NONCE = 0
+"""Of a probe that `liveness` has not asked for."""
 
 
 class Prober:
@@ -87,6 +89,12 @@ class Prober:
         """Ask these at once: WireGuard shakes hands when it has something to send."""
         for node in nodes:
             self.suspect(node)
+
+    def greet(self, nodes: Iterable[str]) -> None:
+        """Send these something now; whether they answer is no verdict on them."""
+        for node in sorted(nodes):
+            if node in self._addresses:
+                self._send(Probe(ASK, NO_NONCE, self._digest()), self._addresses[node])
 
     def hold(self, nodes: Collection[str]) -> None:
         """Do not ask these, unless they have asked us: then the tunnel is there."""

@@ -142,7 +142,7 @@ def peers(scene: Scene) -> list[PeerInfo]:
     for node in by_name(scene.view):
         if node.record is None or node.id == scene.own:
             continue
-        key = node.record.wireguard[0]
+        key = next((k for k in node.record.wireguard if k in known), node.record.wireguard[0])
         rows.append(_peer(scene, node, key, known.get(key), status.get(key, PeerStatus())))
     return rows
 
@@ -165,6 +165,7 @@ def _peer(
         keepalive=peer.keepalive if peer else 0,
         allowed_ips=tuple(sorted(str(prefix) for prefix in peer.allowed_ips)) if peer else (),
         candidates=tuple(f"{c.endpoint} {c.provenance}" for c in node.record.candidates),
+        next_public_key=" ".join(str(other) for other in node.record.wireguard if other != key),
     )
 
 

@@ -1,6 +1,7 @@
 """Shell. The agent's files: keys, settings, attachments, and the journal of facts.
 
-    STATE_DIR/keys.json          identity seed and WireGuard key, mode 0600, never rewritten
+    STATE_DIR/keys.json          identity seed and WireGuard key, mode 0600; rewritten only where
+                                 the latter is changed (`agent.rotation`)
     STATE_DIR/node.json          mesh root key, coordinators, name, settings
     STATE_DIR/attachments.json   what this node has attached, and its service instances
     STATE_DIR/facts.ndjson       every fact taken in, one line each; compacted at start
@@ -38,10 +39,11 @@ FILES = ("keys.json", "node.json", "attachments.json", "facts.ndjson", "complete
 
 
 class KeyFile(msgspec.Struct, frozen=True):
-    """The secrets of a node, base64. Never printed."""
+    """The secrets of a node, base64. Never printed. `next`: the key that is to follow, or none."""
 
     identity: str
     wireguard: str
+    next: str = ""
 
     def __repr__(self) -> str:
         return "KeyFile(hidden)"
@@ -98,25 +100,33 @@ class StateDir:
     def keys(self) -> tuple[SigningKey, PrivateKey]:
         """Return the node's keys; NotFound before it has joined."""
         stored = self._read("keys.json", KeyFile)
-        try:
-            identity = base64.b64decode(stored.identity, validate=True)
-            wireguard = base64.b64decode(stored.wireguard, validate=True)
-        except binascii.Error as error:
-            raise BadInput(f"{self.path}/keys.json holds no keys") from error
-        return SigningKey(identity), PrivateKey(wireguard)
+        return SigningKey(self._secret(stored.identity)), PrivateKey(self._secret(stored.wireguard))
+
+    def next_key(self) -> PrivateKey | None:
+        """Return the WireGuard key that is to follow the one in use, None when none is."""
+        stored = self._read("keys.json", KeyFile)
+        return PrivateKey(self._secret(stored.next)) if stored.next else None
 
     def make_keys(self) -> tuple[SigningKey, PrivateKey]:
         """Return the node's keys, making them the first time."""
         with contextlib.suppress(NotFound):
             return self.keys()
-        identity, wireguard = SigningKey(os.urandom(32)), PrivateKey.from_random(os.urandom(32))
-        self._write(
-            "keys.json",
-            KeyFile(
-                base64.b64encode(identity.seed).decode(), base64.b64encode(wireguard.raw).decode()
-            ),
-        )
+        identity, wireguard = SigningKey(os.urandom(32)), new_key()
+        self.save_keys(identity, wireguard)
         return identity, wireguard
+
+    def save_keys(
+        self, identity: SigningKey, wireguard: PrivateKey, following: PrivateKey | None = None
+    ) -> None:
+        """Write the node's keys down, and the one that is to follow if any."""
+        secrets = (identity.seed, wireguard.raw, following.raw if following else b"")
+        self._write("keys.json", KeyFile(*(base64.b64encode(one).decode() for one in secrets)))
+
+    def _secret(self, text: str) -> bytes:
+        try:
+            return base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise BadInput(f"{self.path}/keys.json holds no keys") from error
 
     def settings(self) -> Settings:
         """Return the node's settings; NotFound before it has joined."""
@@ -150,6 +160,11 @@ class StateDir:
 
     def _write(self, name: str, value: object) -> None:
         write_atomically(self.path / name, codec.encode(value) + b"\n")
+
+
+def new_key() -> PrivateKey:
+    """Return a WireGuard key that nobody has."""
+    return PrivateKey.from_random(os.urandom(32))
 
 
 class Journal:

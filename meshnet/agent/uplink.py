@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import Counter, Gauge
 
@@ -20,6 +20,7 @@ from meshnet.agent.node import MeshNode
 from meshnet.errors import MeshnetError, Refused, Unavailable
 from meshnet.model.addresses import Address, Prefix
 from meshnet.model.facts import Fact, FactSet
+from meshnet.model.keys import PrivateKey
 from meshnet.wire.api import FACTS_LIMIT, Granted, HeldLease, Line
 from meshnet.wire.fact import SignedFact, seal
 
@@ -203,6 +204,10 @@ class Uplink:
         """Give back all leases of a network."""
         self._granted(await self._client.leave_network(network))
 
+    async def certify(self, keys: Iterable[PrivateKey]) -> None:
+        """Have the membership renewed for these WireGuard keys and no others."""
+        self._granted(await self._client.renew(self._held(), keys))
+
     def _granted(self, granted: Granted) -> None:
         self._merge(granted.facts)
         self._node.book.refresh()
@@ -211,20 +216,23 @@ class Uplink:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_CHECK * random.uniform(0.5, 1.0))
-            if self.connected and self._is_half_over(time.time()):
+            if self.connected and self._is_to_renew(time.time()):
                 try:
-                    self._granted(await self._client.renew(self._held()))
+                    await self.certify(self._node.keys)
                     log.info("membership and leases renewed")
                 except MeshnetError as error:
                     log.warning("renewal waits: %s", error.message)
 
-    def _is_half_over(self, now: float) -> bool:
+    def _is_to_renew(self, now: float) -> bool:
+        """Say whether a term is half over, or others are certified than the keys we have."""
+        me = self._node.me
+        if me is not None and me.membership.wireguard != self._node.announced:
+            return True
         statements = self._node.view.statements
         mine = [*statements.leases.get(self._node.id, ())]
         terms = [(lease.issued, lease.not_after) for lease in mine]
-        if self._node.me is not None:
-            membership = self._node.me.membership
-            terms.append((membership.issued, membership.not_after))
+        if me is not None:
+            terms.append((me.membership.issued, me.membership.not_after))
         return any(now - issued >= (not_after - issued) / 2 for issued, not_after in terms)
 
     def _held(self) -> list[HeldLease]:

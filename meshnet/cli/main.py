@@ -48,6 +48,7 @@ COMMANDS = {
     "attach": Entry(f"{_HERE}.attach:attach", _CHANGE, "Attach a namespace to a network."),
     "detach": Entry(f"{_HERE}.attach:detach", _CHANGE, "Take an attachment away."),
     "service": Entry(f"{_HERE}.service:service", _CHANGE, "Add and remove service instances."),
+    "key": Entry(f"{_HERE}.key:key", _CHANGE, "Change this node's WireGuard key."),
     "network": Entry(f"{_HERE}.network:network", _CHANGE, "Create and remove networks."),
     "docker": Entry(f"{_HERE}.docker:docker", _CHANGE, "Set Docker up for the mesh's names."),
     "podman": Entry(f"{_HERE}.podman:podman", _CHANGE, "Set podman up for networks of the mesh."),

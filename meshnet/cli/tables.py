@@ -36,6 +36,8 @@ def _status_lines(status: Status) -> Iterator[str]:
     nat = ", behind a NAT" if status.behind_nat else ""
     yield f"Tunnel: {status.interface}, port {status.listen_port}, mtu {status.mtu}{nat}"
     yield f"Public key: {status.public_key}"
+    if status.next_public_key:
+        yield f"Next key: {status.next_public_key}, announced"
     yield f"Coordinator: {_coordinator(status.coordinator, status.now)}"
     yield (
         f"Membership: until {date(status.membership_not_after)}"
@@ -174,7 +176,7 @@ def peers_table(peers: Sequence[PeerInfo], now: float) -> Table:
             amount(peer.sent),
             f"{peer.rtt:.1f} ms" if peer.rtt else NOTHING,
             str(peer.mtu or NOTHING),
-            peer.public_key,
+            peer.public_key + (f", then {peer.next_public_key}" if peer.next_public_key else ""),
         )
         for peer in peers
     )

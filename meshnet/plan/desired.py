@@ -6,7 +6,7 @@ neighbours) come from attachments of other nodes and from nothing else; see `ent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_interface, ip_network
@@ -65,7 +65,8 @@ class Local:
     """What this node knows of itself. `endpoints`: what path selection wants set now.
 
     `mtu` is the device's, `best` fits into a tunnel over the widest of this host's links; `mtus`
-    are what fits into the tunnel to each peer, by node.
+    are what fits into the tunnel to each peer, by node. `keys` are those to hold the peers by that
+    have announced another, see `plan.rotation`; all others by the first they have named.
     """
 
     node: str
@@ -78,6 +79,7 @@ class Local:
     endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=dict)
     mtus: Mapping[str, int] = field(default_factory=dict)
     behind_nat: bool = False
+    keys: Mapping[str, Sequence[PublicKey]] = field(default_factory=dict)
 
 
 def desired(view: View, local: Local, entries: Entries) -> Host:
@@ -126,11 +128,13 @@ def _host_prefixes(view: View, local: Local) -> frozenset[Prefix]:
 
 def _peers(view: View, local: Local, entries: Entries) -> dict[PublicKey, Peer]:
     keepalive = KEEPALIVE_BEHIND_NAT if local.behind_nat else 0
-    peers = {
-        node.record.wireguard[0]: entries.peer(node, keepalive)
-        for node in remote_nodes(view, local.node)
-        if node.record is not None
-    }
+    peers: dict[PublicKey, Peer] = {}
+    for node in remote_nodes(view, local.node):
+        assert node.record is not None
+        used, *others = local.keys.get(node.id) or node.record.wireguard[:1]
+        peers[used] = entries.peer(node, keepalive)
+        for other in others:
+            peers.setdefault(other, Peer(frozenset(), keepalive=keepalive))
     for key, endpoint in local.endpoints.items():
         if key in peers:
             peers[key] = replace(peers[key], endpoint=endpoint)

@@ -24,6 +24,7 @@ fields are ignored, so an older command line reads a newer agent.
     POST    /v1/networks                        NetworkRequest      NetworkInfo  (by a coordinator)
     DELETE  /v1/networks/NAME                   –                   Done         (by a coordinator)
     POST    /v1/networks/NAME/leave             –                   Done         (by a coordinator)
+    POST    /v1/key/rotate                      KeyRotateRequest    KeyRotated   (by a coordinator)
     POST    /v1/reconcile                       –                   Reconciled
     POST    /v1/down                            DownRequest         Done
     GET     /metrics                            –                   Prometheus text format
@@ -105,6 +106,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `backend` is `kernel` or `wireguard-go VERSION`. `membership_not_after` is when the node's
     certificate ends unless renewed. `refused`: facts that are signed but do not hold.
     `warnings` are sentences for a person, the gravest first; none when all is well.
+    `next_public_key` is the WireGuard key that is to follow `public_key`, '' when none is.
     """
 
     version: str
@@ -129,6 +131,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     repairs: dict[str, int] = {}
     refused: int = 0
     warnings: tuple[str, ...] = ()
+    next_public_key: str = ""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,7 +200,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `endpoint` is the one in use, `candidates` are `ENDPOINT PROVENANCE`. `last_handshake` is a
     time. `rtt` is in milliseconds, 0 when not measured. `mtu`: the largest packet that
-    fits into the tunnel to it, in bytes.
+    fits into the tunnel to it, in bytes. `next_public_key` is what it has announced.
     """
 
     node: str
@@ -213,6 +216,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: int = 0
     allowed_ips: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
+    next_public_key: str = ""
 
 
 class AttachmentInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,6 +387,21 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
     prefixes: tuple[str, ...] = ()
     flood: bool = False
     transient: bool = False
+
+
+class KeyRotateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Change the node's WireGuard key. `force`: also where peers in reach do not know of it yet."""
+
+    force: bool = False
+
+
+class KeyRotated(msgspec.Struct, frozen=True, kw_only=True):
+    """The key was changed. Of the `peers` that were in reach, `waiting` have not shaken hands."""
+
+    public_key: str
+    previous: str
+    peers: int = 0
+    waiting: tuple[str, ...] = ()
 
 
 class DownRequest(msgspec.Struct, frozen=True, kw_only=True):

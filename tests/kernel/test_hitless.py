@@ -85,6 +85,19 @@ def test_a_node_that_joins_and_is_revoked_costs_the_others_no_packet(
     late.meshnet("down", "--purge", "--yes")
 
 
+def test_a_node_that_takes_another_wireguard_key_loses_no_packet(
+    mesh: Mesh, boxes: tuple[Box, Box]
+) -> None:
+    a, b = boxes
+    before = a.node.status().public_key
+    with unbroken(a, b):
+        told = a.node.meshnet("key", "rotate")
+    assert before in told
+    assert a.node.status().public_key != before
+    assert "Warning" not in told
+    assert [node.plan() for node in mesh] == [()] * len(mesh.nodes)
+
+
 def test_a_network_that_changes_its_mtu_loses_no_packet(mesh: Mesh, boxes: tuple[Box, Box]) -> None:
     before = mtus(mesh)
     links = [mesh.nodes[name].host.links[0] for name in ("n2", "n3", "n4")]

@@ -80,6 +80,10 @@ def lose_the_key(node: Node) -> None:
     node.host.shell("wg genkey > /run/key; wg set meshnet0 private-key /run/key; rm /run/key")
 
 
+def take_another_key(node: Node) -> None:
+    node.meshnet("key", "rotate")
+
+
 def restart(node: Node) -> None:
     assert node.agent is not None
     node.agent.stop()
@@ -95,6 +99,7 @@ UPSETS = [
     lose_the_routes,
     lose_the_agent,
     lose_the_key,
+    take_another_key,
     restart,
 ]
 

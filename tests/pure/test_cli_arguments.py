@@ -69,6 +69,8 @@ WRONG = [
     "service rm",
     "service rm web --port 80",
     "service stop web",
+    "key",
+    "key rotate now",
     "network",
     "network create",
     "network create mesh",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshnet.agent.storage import FILES, StateDir
+from meshnet.agent.storage import FILES, StateDir, new_key
 from meshnet.errors import BadInput, NotFound, Unavailable
 from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import FactSet
@@ -44,6 +44,20 @@ def test_keys_never_show_themselves(state: StateDir) -> None:
     assert identity.seed.hex() not in shown
     assert repr(identity.seed) not in shown
     assert repr(wireguard.raw) not in shown
+
+
+def test_a_key_that_is_to_follow_is_kept_beside_the_one_in_use_until_it_is_in_use(
+    state: StateDir,
+) -> None:
+    identity, wireguard = state.make_keys()
+    assert state.next_key() is None
+    following = new_key()
+    state.save_keys(identity, wireguard, following)
+    assert state.keys() == (identity, wireguard)
+    assert state.next_key() == following
+    state.save_keys(identity, following)
+    assert state.keys() == (identity, following)
+    assert state.next_key() is None
 
 
 def test_before_joining_there_is_nothing_to_read_and_the_error_says_so(state: StateDir) -> None:
