@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     Upstream = tuple[str, int]
     Deliver = Callable[[bytes], None]
 
-FLIGHTS_MAX = 256
+FLIGHTS_MAX, PER_CLIENT_MAX = 256, 64
+"""Most questions under way, and most of one client: it shall not take the others' share."""
+
 WAITERS_MAX = 64
 ATTEMPTS_MAX = 4
 ATTEMPT_SECONDS = 1.2
@@ -75,7 +77,7 @@ class Forwarder:
             self.upstreams.remove(upstream)
             self.upstreams.append(upstream)
 
-    def ask(self, query: Query, deliver: Deliver, tcp: bool) -> bytes | None:
+    def ask(self, query: Query, deliver: Deliver, client: str, tcp: bool) -> bytes | None:
         """Return the answer when it is known, else None: `deliver` is given it later."""
         if not self.upstreams:
             return query.refuse(REFUSED, False)
@@ -86,9 +88,9 @@ class Forwarder:
             self.counts["cached"] += 1
             return found[0].reply(query, found[1])
         flight = self._flights.get(key + bytes((tcp,)))
-        if flight is None and len(self._flights) < FLIGHTS_MAX:
+        if flight is None and self._has_room(client):
             self.counts["asked"] += 1
-            self._flights[key + bytes((tcp,))] = Flight(self, key, query, deliver, tcp)
+            self._flights[key + bytes((tcp,))] = Flight(self, key, query, deliver, client, tcp)
         elif flight is not None and len(flight.waiters) < WAITERS_MAX:
             self.counts["joined"] += 1
             flight.waiters.append((query, deliver))
@@ -96,6 +98,10 @@ class Forwarder:
             self.counts["refused"] += 1
             return query.refuse(SERVFAIL, True)
         return None
+
+    def _has_room(self, client: str) -> bool:
+        own = sum(flight.client == client for flight in self._flights.values())
+        return len(self._flights) < FLIGHTS_MAX and own < PER_CLIENT_MAX
 
     def land(self, flight: Flight, response: Response | None) -> None:
         """Give what came, or SERVFAIL, to all who wait."""
@@ -115,10 +121,16 @@ class Forwarder:
 
 
 class Flight:
-    """One question under way to the upstreams."""
+    """One question under way to the upstreams. `client` is who asked first."""
 
     def __init__(
-        self, owner: Forwarder, key: bytes, query: Query, deliver: Deliver, tcp: bool
+        self,
+        owner: Forwarder,
+        key: bytes,
+        query: Query,
+        deliver: Deliver,
+        client: str,
+        tcp: bool,
     ) -> None:
         self._owner = owner
         self._query = query
@@ -131,6 +143,7 @@ class Flight:
         self._upstream = self._untried[0]
         self._best: Response | None = None
         self.key = key
+        self.client = client
         self.tcp = tcp
         self.waiters = [(query, deliver)]
         self.deadline = 0.0

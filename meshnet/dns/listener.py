@@ -111,7 +111,7 @@ class Answerer:
         def deliver(reply: bytes) -> None:
             late.deliver(forward.whole(reply))
 
-        reply = self._forwarder.ask(forward.query, deliver, tcp)
+        reply = self._forwarder.ask(forward.query, deliver, late.client, tcp)
         if reply is None:
             return None
         whole = forward.whole(reply)
@@ -122,9 +122,10 @@ class Answerer:
 class _LateDatagram:
     """Where a datagram's answer goes when it has come."""
 
-    __slots__ = ("_answerer", "_sender", "_sock")
+    __slots__ = ("_answerer", "_sender", "_sock", "client")
 
     def __init__(self, answerer: Answerer, sender: Sender) -> None:
+        self.client = sender[0]
         self._answerer = answerer
         self._sender = sender
         self._sock = answerer._sock
@@ -142,9 +143,10 @@ class _LateDatagram:
 class _LateMessage:
     """Where a TCP message's answer goes when it has come."""
 
-    __slots__ = ("_answerer", "_connection")
+    __slots__ = ("_answerer", "_connection", "client")
 
     def __init__(self, answerer: Answerer, connection: Connection) -> None:
+        self.client = connection.client
         self._answerer = answerer
         self._connection = connection
 

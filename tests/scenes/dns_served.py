@@ -91,6 +91,13 @@ class Served:
         found = re.search(r"status: (\w+)", await self.dig(*words))
         return found[1] if found else "none"
 
+    async def count(self, name: str, least: float, limit: float = 5) -> None:
+        """Wait until a figure of the process is so high."""
+        deadline = time.monotonic() + limit
+        while (found := (await self.feed.stats()).get(name, 0)) < least:
+            assert time.monotonic() < deadline, f"{name} is {found}"
+            await asyncio.sleep(0.05)
+
     async def until(self, expected: list[str], *words: str, limit: float = 5) -> None:
         """Wait until dig gives these lines."""
         deadline = time.monotonic() + limit

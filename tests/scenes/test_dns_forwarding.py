@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dns.message
+import dns.rcode
 import dns.rrset
 import pytest
 
-from meshnet.dns.forward import ATTEMPT_SECONDS, ATTEMPTS_MAX
+from meshnet.dns.forward import ATTEMPT_SECONDS, ATTEMPTS_MAX, PER_CLIENT_MAX
 from tests.lab.waiting import wait_until
 from tests.scenes.dns_served import HERE, WEB4, Served, free_port, served
 
@@ -66,6 +67,9 @@ class Upstream:
 
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         self._process.kill()
@@ -143,6 +147,22 @@ async def test_when_all_upstreams_are_silent_it_says_so(served: Served, upstream
     limit = ATTEMPT_SECONDS * ATTEMPTS_MAX + 1
     assert await served.status(f"+time={int(limit) + 1}", "up.example") == "SERVFAIL"
     assert await served.short("web.mesh") == WEB4
+
+
+async def test_one_client_leaves_room_for_the_others(served: Served, upstream: Upstream) -> None:
+    await served.feed.set_upstreams([upstream.spec])
+    upstream.pause()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as greedy:
+        greedy.bind(("127.0.0.9", 0))
+        greedy.connect((HERE, served.port))
+        for number in range(PER_CLIENT_MAX + 9):
+            greedy.send(dns.message.make_query(f"x{number}.example", "A").to_wire())
+        await served.count('forwards{result="refused"}', 9)
+        greedy.settimeout(1)
+        refused = [dns.message.from_wire(greedy.recv(512)) for _ in range(9)]
+        assert {reply.rcode() for reply in refused} == {dns.rcode.SERVFAIL}
+        upstream.resume()
+        assert await served.short("up.example") == ["192.0.2.7"]
 
 
 async def test_a_dead_upstream_is_noticed_at_once(served: Served, upstream: Upstream) -> None:
