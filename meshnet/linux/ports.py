@@ -34,7 +34,7 @@ from meshnet.linux.links import (
 )
 from meshnet.linux.segment import is_on
 from meshnet.linux.spaces import LEAVING, Space
-from meshnet.linux.sysctl import are_set, quiet, set_all
+from meshnet.linux.sysctl import is_quiet, quiet, set_all
 from meshnet.plan.state import ALIAS, BRIDGE, HANDED, HOST, Port, handed_interface
 
 FORWARDS_WITHIN = 0.2
@@ -185,7 +185,7 @@ def _read(home: int, end: rt.Link, bridge: int, fdb: Fdb) -> Port:
                 and end.group != LEAVING
                 and far.alias == ALIAS
                 and far.group == there.group
-                and (port.netns != HOST or are_set(there.descriptor, quiet(far.name)))
+                and (port.netns != HOST or is_quiet(far))
                 and _is_guarded(end)
                 and {mac for index, mac in fdb.tied if index == end.index} == {far.mac}
             )

@@ -58,6 +58,9 @@ _RTEXT_FILTER_SKIP_STATS = 8
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 18, 20, 27, 29, 37
+_IFLA_AF_SPEC = 26
+_CONF: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 2}
+"""Where a family's part of a link has its settings: IFLA_INET_CONF, IFLA_INET6_CONF."""
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _NDA_DST, _NDA_LLADDR, _NDA_PORT, _NDA_VNI, _NDA_IFINDEX, _NDA_MASTER = 1, 2, 6, 7, 8, 9
@@ -83,7 +86,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as dumped. `data` is the kind's own part, `port` that of a bridge port, both raw."""
+    """A link as dumped. `data` is the kind's own part, `port` that of a bridge port, both raw.
+
+    `settings` are what /proc/sys/net has under conf/NAME, numbered by the kernel, by family.
+    """
 
     index: int
     name: str
@@ -98,6 +104,7 @@ class Link:
     group: int = 0
     data: Mapping[int, bytes] = field(default_factory=dict)
     port: Mapping[int, bytes] = field(default_factory=dict)
+    settings: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,10 +310,21 @@ def parse_link(body: bytes) -> Link:
         if kind in _KINDS_WITH_DATA and _INFO_DATA in info
         else {},
         port=attributes(info.get(_INFO_SLAVE_DATA, b"")),
+        settings=_settings(attributes(values.get(_IFLA_AF_SPEC, b""))),
     )
 
 
 _KINDS_WITH_DATA = frozenset({"vxlan", "bridge"})
+
+
+def _settings(families: Mapping[int, bytes]) -> dict[int, tuple[int, ...]]:
+    """Return the settings of each family the link speaks."""
+    found: dict[int, tuple[int, ...]] = {}
+    for family, kind in _CONF.items():
+        data = attributes(families.get(family, b"")).get(kind)
+        if data is not None:
+            found[family] = struct.unpack(f"={len(data) // 4}i", data)
+    return found
 
 
 @_guarded

@@ -84,7 +84,9 @@ def read(space: Space, links: Iterable[rt.Link], fdb: Fdb) -> Segment:
     vni, local = (0, IPv4Address(0)) if vxlan is None else _identity(vxlan)
     gateways = space.addresses(bridge.index) if bridge else frozenset()
     guarded = space.source_guard.is_whole(gateways)
-    quiet = sysctl.are_set(space.descriptor, _QUIET_NAMESPACE | _QUIET_LINKS)
+    quiet = all(map(sysctl.is_quiet, filter(None, (bridge, vxlan)))) and sysctl.are_set(
+        space.descriptor, _QUIET_NAMESPACE
+    )
     return Segment(
         vni=vni,
         mtu=_mtu(bridge, vxlan) if guarded and quiet else 0,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from meshnet.errors import KernelRefused
 from meshnet.linux.netns import inside
+from meshnet.linux.rtnetlink import Link
 
 ROOT = Path("/proc/sys/net")
 
@@ -17,6 +19,20 @@ _IPV6 = {"disable_ipv6": "0", "addr_gen_mode": "1", "accept_ra": "0", "accept_re
 
 _IPV4 = {"accept_redirects": "0", "promote_secondaries": "1"}
 """Removing one address must not take others of the same prefix with it."""
+
+_WANTED: dict[int, dict[str, str]] = {socket.AF_INET: _IPV4, socket.AF_INET6: _IPV6}
+
+_NUMBERS: dict[int, dict[str, int]] = {
+    socket.AF_INET: {"accept_redirects": 3, "promote_secondaries": 19},
+    socket.AF_INET6: {
+        "accept_ra": 3,
+        "accept_redirects": 4,
+        "disable_ipv6": 26,
+        "addr_gen_mode": 47,
+    },
+}
+"""The same in what the kernel tells of a link (linux/ip.h from 0, linux/ipv6.h): read from there,
+since the look-up of a file takes the longer the more namespaces have a link of that name."""
 
 
 def set_all(space: int, values: Mapping[str, str]) -> None:
@@ -38,6 +54,15 @@ def quiet(name: str) -> dict[str, str]:
     return {f"ipv6/conf/{name}/{key}": value for key, value in _IPV6.items()} | {
         f"ipv4/conf/{name}/{key}": value for key, value in _IPV4.items()
     }
+
+
+def is_quiet(link: Link) -> bool:
+    """Say whether a link has the settings of `quiet`; what the kernel lacks is passed over."""
+    return all(
+        values[number : number + 1] in ((), (int(_WANTED[family][key]),))
+        for family, values in link.settings.items()
+        for key, number in _NUMBERS[family].items()
+    )
 
 
 def _is_set(setting: tuple[str, str]) -> bool:

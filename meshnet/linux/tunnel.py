@@ -22,7 +22,7 @@ def read(host: Namespace, wireguard: WireGuard, name: str) -> Tunnel | None:
         return None
     routes = host.all_routes()
     elsewhere = [route for route in routes if route.index != link.index]
-    intact = sysctl.are_set(host.descriptor, sysctl.quiet(name)) and not _strays(host, elsewhere)
+    intact = sysctl.is_quiet(link) and not _strays(host, elsewhere)
     return Tunnel(
         name=name,
         private_key=device.private_key,
