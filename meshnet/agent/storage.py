@@ -210,13 +210,13 @@ class Journal:
         write_atomically(self._path, data)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file by `data`, mode 0600: after a crash it is the old one or the new one."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file by `data`: after a crash it is the old one or the new one."""
     aside = path.with_name(f".{path.name}.new")
     with _storage_errors(path):
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(descriptor)

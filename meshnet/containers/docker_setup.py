@@ -11,7 +11,6 @@ nobody answers there, and `docker-setup.json` in the state directory says that a
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,18 +109,12 @@ def _write(path: Path, before: str, config: Config) -> None:
     indent = re.search(r'\n([ \t]+)"', before)
     text = json.dumps(config, indent=indent[1] if indent else 4, ensure_ascii=False) + "\n"
     path = path.resolve()
-    aside = path.with_name(f".{path.name}.meshnet")
     try:
         if not config:
             path.unlink()
             return
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        with aside.open("w") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
     except OSError as error:
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+    write_atomically(path, text.encode(), mode)
