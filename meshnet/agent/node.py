@@ -63,6 +63,8 @@ burst costs few rounds, and a change that comes alone waits for nothing."""
 GIVE_WAY = 0.02
 """Seconds for which what follows from a change lets a pass go first: both would share the
 interpreter, and somebody may wait for the pass."""
+ANSWER = 0.001
+"""Seconds for whoever waited for that pass to be answered."""
 LONGEST_NAP = 30.0
 
 
@@ -301,6 +303,7 @@ class MeshNode:
             if await happened(self._changed, self._nap()):
                 await asyncio.sleep(max(SETTLE, rested - time.monotonic()))
                 await self.reconciler.idle(GIVE_WAY)
+                await asyncio.sleep(ANSWER)
             self._changed.clear()
             started = time.monotonic()
             await self.settle()

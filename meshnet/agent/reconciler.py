@@ -234,7 +234,7 @@ def is_port_clash(error: MeshnetError) -> bool:
 
 async def _shielded(work: Callable[[], Outcome]) -> Outcome:
     """Run a pass in a thread to its end, even when the task that asked for it is cancelled."""
-    thread = asyncio.ensure_future(asyncio.to_thread(work))
+    thread = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
