@@ -42,8 +42,8 @@ HOST_RETRY_FIRST, HOST_RETRY_LAST = 0.2, 30.0
 CERTIFICATE_ALARM = 3 * 24 * 3600
 COMPANION_PAUSE = 10.0
 SWITCH = 0.0005
-"""Seconds after which the loop hands the interpreter over: to a pass, that makes 50 system calls
-for a port, and would wait five milliseconds after each while the loop is busy."""
+"""Seconds after which the loop hands the interpreter over: a pass makes fifty system calls for a
+port, and would wait five milliseconds after each while the loop is busy."""
 
 
 @dataclass(frozen=True, slots=True)
