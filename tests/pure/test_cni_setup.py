@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from meshnet.cli.main import main
+from meshnet.containers import setups
 from meshnet.containers.cni_setup import CONFIGURATION, PLUGIN
+from meshnet.containers.setups import NOTE
 
 
 def run_setup(tmp_path: Path, *options: str) -> int:
     places = ("--bin-dir", str(tmp_path / "bin"), "--conf-dir", str(tmp_path / "net.d"))
-    return main(["cni", "setup", *places, *options])
+    return main(["--state-dir", str(tmp_path / "state"), "cni", "setup", *places, *options])
 
 
 def files(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != NOTE)
 
 
 def test_the_plugin_that_is_put_there_answers(tmp_path: Path) -> None:
@@ -67,7 +69,8 @@ def test_a_directory_that_cannot_be_made_is_named(
 
 
 def test_podmans_driver_answers_and_goes_again(tmp_path: Path) -> None:
-    words = ["podman", "setup", "--plugin-dir", str(tmp_path)]
+    words = ["--state-dir", str(tmp_path / "state"), "podman", "setup"]
+    words += ["--plugin-dir", str(tmp_path)]
     assert main(words) == 0
     driver = tmp_path / "meshnet"
     called = subprocess.run([str(driver), "nonsense"], input=b"", capture_output=True, check=False)
@@ -78,3 +81,26 @@ def test_podmans_driver_answers_and_goes_again(tmp_path: Path) -> None:
     driver.write_text("somebody else's")
     assert main([*words, "--undo"]) == 0
     assert files(tmp_path) == ["meshnet"]
+
+
+def test_a_purge_finds_what_was_put_there_and_leaves_what_was_changed_since(tmp_path: Path) -> None:
+    podman = ["podman", "setup", "--plugin-dir", str(tmp_path / "podman")]
+    assert main(["--state-dir", str(tmp_path / "state"), *podman]) == 0
+    assert run_setup(tmp_path) == 0
+    assert files(tmp_path) == [CONFIGURATION, "meshnet", PLUGIN]
+    (tmp_path / "net.d" / CONFIGURATION).write_text("mine now")
+    said = setups.undo(tmp_path / "state")
+    assert sorted(line.partition(": ")[2].split(",")[0] for line in said) == [
+        "left alone",
+        "removed",
+        "removed",
+    ]
+    assert files(tmp_path) == [CONFIGURATION]
+    assert setups.undo(tmp_path / "state") == []
+
+
+def test_what_is_undone_by_hand_is_not_looked_for_by_a_purge(tmp_path: Path) -> None:
+    assert run_setup(tmp_path) == 0
+    assert run_setup(tmp_path, "--undo") == 0
+    (tmp_path / "bin" / PLUGIN).write_text("another's")
+    assert setups.undo(tmp_path / "state") == []

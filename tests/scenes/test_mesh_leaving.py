@@ -55,6 +55,9 @@ def test_down_purge_leaves_nothing_and_foreign_things_stay(mesh: Mesh, agent: st
     host.shell(FOREIGN)
     before = settled(host)
     node = mesh.join(host)
+    node.meshnet("cni", "setup", "--bin-dir", "/run/cni", "--conf-dir", "/run/cni")
+    node.meshnet("podman", "setup", "--plugin-dir", "/run/cni")
+    assert len(host.shell("ls /run/cni").split()) == 3
     mesh.wait_until_whole()
     with attached(node, "c1", "--service", "shop", "--port", "80/tcp"):
         wait_until(lambda: "mesh-default" in str(dump(host)), 10, "the host is attached")
@@ -70,7 +73,7 @@ def test_down_purge_leaves_nothing_and_foreign_things_stay(mesh: Mesh, agent: st
         assert "c1" in host.containers
         assert "eth0" not in host.containers["c1"].output("ip", "-o", "link")
         host.remove(host.containers["c1"])
-    assert host.shell("find /run/meshnet /run/wireguard -mindepth 1; ls /var/lib") == ""
+    assert host.shell("find /run/meshnet /run/wireguard /run/cni -mindepth 1; ls /var/lib") == ""
     assert [pid for pid in host.processes() if pid != host.pid] == []
 
 

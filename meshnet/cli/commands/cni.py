@@ -8,6 +8,7 @@ import click
 
 from meshnet.cli import types
 from meshnet.cli.output import step
+from meshnet.cli.settings import Settings
 
 
 @click.group()
@@ -42,22 +43,27 @@ def cni() -> None:
     metavar="NETWORK",
     help="The network of the mesh that containers are on.",
 )
-def setup(undo: bool, bin_dir: Path, conf_dir: Path | None, network: str) -> None:
+@click.pass_obj
+def setup(
+    settings: Settings, undo: bool, bin_dir: Path, conf_dir: Path | None, network: str
+) -> None:
     """Put the plugin meshnet-cni where a runtime finds it, and a configuration if asked.
 
     A configuration of this name that is there already stays as it is. Run this again when meshnet
-    was installed elsewhere.
+    was installed elsewhere. `meshnet down --purge` takes away what was put there, too.
 
     \b
       meshnet cni setup
       meshnet cni setup --conf-dir /etc/cni/net.d --network appnet
       meshnet cni setup --bin-dir /usr/lib/cni
     """
-    from meshnet.containers import cni_setup
+    from meshnet.containers import cni_setup, setups
 
     if undo:
-        for path in cni_setup.undo(bin_dir, conf_dir):
-            step(f"{path}: removed")
-        return
-    for path in cni_setup.setup(bin_dir, conf_dir, network):
-        step(f"{path}: written")
+        paths = cni_setup.undo(bin_dir, conf_dir)
+        setups.forget(settings.state_dir, paths)
+    else:
+        paths = cni_setup.setup(bin_dir, conf_dir, network)
+        setups.note(settings.state_dir, paths)
+    for path in paths:
+        step(f"{path}: {'removed' if undo else 'written'}")

@@ -25,9 +25,10 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
 
     Tunnels, networks, routes and filters go, and only those that carry our mark. The membership
     stays, so `meshnet agent` brings everything back. With --purge the node leaves the mesh for
-    good: a coordinator is told, which frees its name at once, and nothing is left on this machine.
-    It then needs a new token to join again. Where no coordinator can be reached, all is purged the
-    same, and the command fails at its end to say what is left to do.
+    good: a coordinator is told, which frees its name at once, and nothing is left on this machine,
+    not even what `meshnet docker|podman|cni setup` did. It then needs a new token to join again.
+    Where no coordinator can be reached, all is purged the same, and the command fails at its end
+    to say what is left to do.
 
     \b
       meshnet down
@@ -38,7 +39,7 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
         click.confirm(question, abort=True, err=True)
     fault = _leave(settings) if purge else None
     if purge:
-        _leave_docker(settings)
+        _leave_engines(settings)
     _stop_unit(settings, purge)
     _ask_agent(settings, purge)
     from meshnet.agent.down import down as take_away
@@ -61,10 +62,16 @@ def _leave(settings: Settings) -> MeshnetError | None:
     return None
 
 
-def _leave_docker(settings: Settings) -> None:
-    """Take our resolver out of Docker's settings; a fault there is said, and stops nothing."""
-    from meshnet.containers import docker_setup
+def _leave_engines(settings: Settings) -> None:
+    """Take our plugins from the engines, and our resolver out of Docker's settings; a fault there
+    is said, and stops nothing."""
+    from meshnet.containers import docker_setup, setups
 
+    try:
+        for line in setups.undo(settings.state_dir):
+            step(line)
+    except MeshnetError as error:
+        step(f"what was set up for engines is left: {error.message}")
     try:
         if docker_setup.undo(settings.state_dir):
             step(f'{docker_setup.DAEMON}: "dns" is as it was; restart Docker')

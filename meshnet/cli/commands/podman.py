@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from meshnet.cli.output import step
+from meshnet.cli.settings import Settings
 
 DRIVER = "meshnet"
 
@@ -31,19 +32,22 @@ def podman() -> None:
     show_default=True,
     help="Where netavark looks for drivers.",
 )
-def setup(undo: bool, plugin_dir: Path) -> None:
+@click.pass_obj
+def setup(settings: Settings, undo: bool, plugin_dir: Path) -> None:
     """Put the network driver `meshnet` where podman's netavark finds it.
 
-    Run this again when meshnet was installed elsewhere.
+    Run this again when meshnet was installed elsewhere. `meshnet down --purge` takes it away, too.
 
     \b
       meshnet podman setup
       meshnet podman setup --undo
     """
-    from meshnet.containers import launcher
+    from meshnet.containers import launcher, setups
 
     path = plugin_dir / DRIVER
     if not undo:
         step(f"{launcher.put(path, 'netavark', 'podman')}: written")
+        setups.note(settings.state_dir, [path])
     elif launcher.is_ours(path, "podman"):
         step(f"{launcher.remove(path)}: removed")
+        setups.forget(settings.state_dir, [path])
