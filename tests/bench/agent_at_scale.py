@@ -4,10 +4,11 @@
 
 A real agent on a host in a namespace, with a state directory that holds the facts of a whole mesh:
 it boots from them without any coordinator, into a real WireGuard device and a real VXLAN segment.
-Nobody is behind the peers, so it also tries all of them, which a healthy mesh does not have to.
+The peers are quiet ones (`quiet_peers`): they shake hands and answer probes.
 
-    boot    agent started → the kernel has all peers and entries
-    N2      a fact comes in from a peer → the kernel has the entry; CPU of the agent for one change
+    boot    agent started → the kernel has all peers and entries; → all peers have answered
+    N2      a fact comes in from a peer, after the vectors → the kernel has the entry; CPU of the
+            agent for one change
     N3      memory of the agent and of the DNS process (RSS), CPU of a core while nothing changes
 """
 
@@ -19,6 +20,7 @@ import hashlib
 import os
 import socket
 import statistics
+import sys
 import time
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
@@ -30,14 +32,15 @@ from meshnet.linux.netlink import in_namespace
 from meshnet.model.addresses import Endpoint, attachment_mac, mesh_prefix6, node_address6
 from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import Fact
-from meshnet.model.keys import PrivateKey, SigningKey
+from meshnet.model.keys import SigningKey
 from meshnet.model.records import Attachment, Candidate, Instance, NodeRecord, Record, ServicePort
 from meshnet.model.statements import Issuer, Lease, Membership, Mesh, Network, Statement
 from meshnet.wire import codec
 from meshnet.wire.fact import seal, sign
+from tests.bench.quiet_peers import FIRST_PORT, private_key
 from tests.lab.guest import has_wireguard
 from tests.lab.hosts import Host
-from tests.lab.mesh import PROGRAM
+from tests.lab.mesh import PROGRAM, Node
 from tests.lab.topology import Lab
 from tests.lab.waiting import wait_until
 
@@ -45,6 +48,7 @@ FAR = 1 << 40
 NETWORK = Network("default", 1000, (ip_network("10.214.0.0/15"),))
 PREFIX4 = ip_network("10.213.0.0/16")
 BLOCK = 26
+QUIET_PEERS = "tests.bench.quiet_peers"
 
 
 def secret(text: str) -> bytes:
@@ -54,7 +58,9 @@ def secret(text: str) -> bytes:
 class Facts:
     """The facts of a mesh of `count` nodes; node 0 is ours."""
 
-    def __init__(self, count: int, attachments: int) -> None:
+    def __init__(self, count: int, attachments: int, address: str) -> None:
+        """`address` is where all peers are, each on a port of its own."""
+        self._address = ip_address(address)
         self.root, self.issuer = SigningKey(secret("root")), SigningKey(secret("issuer"))
         self.prefix6 = mesh_prefix6(self.root.public.raw)
         self.keys = [SigningKey(secret(f"node {number}")) for number in range(count)]
@@ -77,7 +83,7 @@ class Facts:
 
     def _node(self, number: int, attachments: int) -> None:
         identity = self.keys[number].public
-        key = wireguard_key(number).public
+        key = private_key(number).public
         self._state(
             Membership(
                 node=identity.node_id,
@@ -92,7 +98,7 @@ class Facts:
         prefix = ip_network((self.block(number), BLOCK))
         self._state(Lease("default", identity.node_id, prefix, FAR))
         if number:
-            endpoint = Endpoint(ip_address("192.0.2.200"), 51820)
+            endpoint = Endpoint(self._address, FIRST_PORT + number)
             self._say(number, NodeRecord((key,), (Candidate(endpoint),)), 1)
         for slot in range(attachments):
             self._say(number, attachment(self, number, slot), slot + 2)
@@ -105,15 +111,11 @@ def attachment(facts: Facts, number: int, slot: int) -> Attachment:
     return Attachment("default", f"c{slot}", (address,), attachment_mac(NETWORK.vni, address))
 
 
-def wireguard_key(number: int) -> PrivateKey:
-    return PrivateKey.from_random(secret(f"wireguard {number}"))
-
-
 def prepare(host: Host, facts: Facts, box: str) -> None:
     """Write the state directory of node 0, with one container attached."""
     state = StateDir(host.file("/var/lib/meshnet"))
     state.create()
-    texts = [base64.b64encode(raw).decode() for raw in (facts.keys[0].seed, wireguard_key(0).raw)]
+    texts = [base64.b64encode(raw).decode() for raw in (facts.keys[0].seed, private_key(0).raw)]
     (state.path / "keys.json").write_text(
         '{"identity":"%s","wireguard":"%s"}' % tuple(texts)  # noqa: UP031
     )
@@ -156,14 +158,19 @@ def entries(host: Host) -> int:
 SEGMENT = ("nsenter", "--net=/run/netns/meshnet-default")
 
 
-def give(host: Host, fact: Fact, vector: bytes) -> None:
-    """Hand a fact over as a peer would that knows all else we know: the exchange."""
+def give(host: Host, fact: Fact, vector: bytes) -> float:
+    """Hand a fact over as a peer would that knows all else we know: the exchange. Return when."""
     sock = in_namespace(f"/proc/{host.pid}/ns/net", _dial)
     with sock, sock.makefile("rwb") as stream:
-        stream.write(vector + b"\n" + codec.encode(seal(fact)) + b"\n{}\n")
+        stream.write(vector + b"\n")
         stream.flush()
         while stream.readline() != b"{}\n":
             pass
+        began = time.monotonic()
+        stream.write(codec.encode(seal(fact)) + b"\n{}\n")
+        stream.flush()
+        stream.read()
+        return began
 
 
 def _dial() -> socket.socket:
@@ -208,10 +215,11 @@ def main() -> None:
     parser.add_argument("--attachments", type=int, default=10)
     parser.add_argument("--changes", type=int, default=50)
     options = parser.parse_args()
-    facts = Facts(options.peers + 1, options.attachments)
     with Lab("bench: agent at scale") as lab:
         lab.subnet("lan", "192.0.2.0/24")
-        host = lab.host("n0", "lan")
+        host, far = lab.host("n0", "lan"), lab.host("far", "lan")
+        far.start("peers", sys.executable, "-m", QUIET_PEERS, str(options.peers), far.address4)
+        facts = Facts(options.peers + 1, options.attachments, far.address4)
         box = host.container("box")
         prepare(host, facts, box.netns_path)
         start = time.monotonic()
@@ -223,8 +231,16 @@ def main() -> None:
             lambda: f"{wanted} entries and names\n{agent.tail()}",
         )
         booted = time.monotonic() - start
+        node = Node(host)
+        wait_until(
+            lambda: node.status().counts.reachable == options.peers,
+            300,
+            lambda: f"all peers answer\n{node.status()}\n{agent.tail()}",
+        )
+        reached = time.monotonic() - start
         measure(host, agent.process.pid, facts, options.changes, options.peers)
         print(f"boot to all entries: {booted:.1f} s ({len(facts.facts)} facts)")
+        print(f"boot to an answer of every peer: {reached:.1f} s")
 
 
 def served(host: Host) -> bool:
@@ -251,8 +267,7 @@ def measure(host: Host, launcher: int, facts: Facts, changes: int, peers: int) -
         body = attachment(facts, node, 40 + number // (peers - 1))
         body = msgspec.structs.replace(body, name=f"d{number}")
         fact = sign(facts.keys[node], body, 1000 + number)
-        began = time.monotonic()
-        give(host, fact, vector)
+        began = give(host, fact, vector)
         watch.until(body.mac)
         times.append((time.monotonic() - began) * 1000)
     each = (cpu(agent) - before) / changes * 1000
