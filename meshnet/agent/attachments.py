@@ -1,12 +1,15 @@
 """Shell. What this node has attached: kept on disk, published as records, wanted in the kernel.
 
 The list on disk is the node's intent and outlives the agent. An attachment whose namespace is gone
-(its path leads elsewhere or nowhere, or the machine has booted since) is dropped on sight.
+(its path leads elsewhere or nowhere, or the machine has booted since) is dropped on sight. One that
+cannot be written down is not made, but one is taken away all the same: containers must end where a
+disk is full, or it stays so. The file is written as soon as it can be.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -16,13 +19,15 @@ from pathlib import Path
 import msgspec
 
 from meshnet.agent.storage import StateDir
-from meshnet.errors import BadInput, Conflict, NotFound
+from meshnet.errors import BadInput, Conflict, NotFound, Unavailable
 from meshnet.model.addresses import Address
 from meshnet.model.attached import LocalAttachment, LocalInstance
 from meshnet.model.names import label_from
 from meshnet.model.records import Attachment, Instance, Record, ServicePort
 from meshnet.plan.desired import LocalPort
 from meshnet.plan.state import HANDED, HOST
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
@@ -87,6 +92,8 @@ class Attachments:
         self._state = state
         self._inode_of = inode_of
         self._boot = boot
+        self._is_behind = False
+        self.fault = ""
         self._items: dict[Key, LocalAttachment] = {
             (item.network, item.name): item for item in state.attachments()
         }
@@ -123,14 +130,27 @@ class Attachments:
         return renamed
 
     def remove(self, network: str, name: str) -> LocalAttachment:
-        """Take one away; NotFound when there is none of that name."""
+        """Take one away, on disk as soon as it can be; NotFound when there is none of that name."""
         item = self.get(network, name)
-        self._save({key: value for key, value in self._items.items() if value is not item})
+        self._items = {key: value for key, value in self._items.items() if value is not item}
+        self._is_behind = True
+        self.catch_up()
         return item
+
+    def catch_up(self) -> None:
+        """Write down what could not be written before."""
+        if not self._is_behind:
+            return
+        try:
+            self._save(self._items)
+        except Unavailable as error:
+            if not self.fault:
+                log.error("what is detached is not written down yet: %s", error.message)
+            self.fault = error.message
 
     def _save(self, items: dict[Key, LocalAttachment]) -> None:
         self._state.save_attachments(items[key] for key in sorted(items))
-        self._items = items
+        self._items, self._is_behind, self.fault = items, False, ""
 
     def used(self, network: str) -> set[Address]:
         """Return the addresses in use on a network."""

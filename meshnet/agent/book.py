@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 COMPACT_AFTER = 10_000
 """Lines beyond twice the facts that a journal may grow to before it is rewritten."""
 
+WRITE_AGAIN = 5.0
+"""Seconds after which a journal that could not be written is tried again."""
+
 REFUSED = Counter("meshnet_facts_refused", "Facts that were not taken in", ["reason"])
 
 
@@ -43,6 +46,8 @@ class Book:
         self.facts = FactSet()
         self._viewer = Viewer(root)
         self._appended = 0
+        self._behind_since: float | None = None
+        self.fault = ""
         self._known_refusals: frozenset[Refusal] = frozenset()
         self._root = root
         self.view = View()
@@ -52,7 +57,7 @@ class Book:
         self.facts.merge(self._journal.load())
         self.forget_strangers()
         self.refresh(list(self.facts))
-        self._journal.compact(self.facts)
+        self._write_whole()
 
     @property
     def sequence(self) -> int:
@@ -123,17 +128,42 @@ class Book:
     def admit(self, facts: Sequence[Fact]) -> list[Fact]:
         """Merge sound facts; the news is on disk and in the view when this returns."""
         news = self.facts.merge(facts)
-        try:
-            self._journal.append(news)
-            self._appended += len(news)
-            if self._appended > 2 * len(self.facts) + COMPACT_AFTER:
-                self._journal.compact(self.facts)
-                self._appended = 0
-        except MeshnetError as error:
-            log.error("facts kept in memory only: %s", error.message)
         if news:
+            self._append(news)
             self.refresh(news)
         return news
+
+    def catch_up(self) -> None:
+        """Write down what could not be written before, now and then."""
+        since = self._behind_since
+        if since is not None and abs(self._clock() - since) > WRITE_AGAIN:
+            self._write_whole()
+
+    def _append(self, news: Sequence[Fact]) -> None:
+        if self._behind_since is not None:
+            return
+        try:
+            self._journal.append(news)
+        except MeshnetError as error:
+            self._fall_behind(error)
+            return
+        self._appended += len(news)
+        if self._appended > 2 * len(self.facts) + COMPACT_AFTER:
+            self._write_whole()
+
+    def _write_whole(self) -> None:
+        """Write the journal anew; what one cannot write is kept in memory, and tried later."""
+        try:
+            self._journal.compact(self.facts)
+            self._appended, self._behind_since, self.fault = 0, None, ""
+        except MeshnetError as error:
+            self._fall_behind(error)
+
+    def _fall_behind(self, error: MeshnetError) -> None:
+        self._behind_since = self._clock()
+        if not self.fault:
+            log.error("facts kept in memory only: %s", error.message)
+        self.fault = error.message
 
     def refresh(self, changed: Iterable[Fact] = ()) -> View:
         """Derive the view anew, as after a change or when something expires."""

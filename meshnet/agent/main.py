@@ -26,7 +26,7 @@ from meshnet.agent.names import Names
 from meshnet.agent.node import TUNNEL, Machine, MeshNode
 from meshnet.agent.rotation import Rotation
 from meshnet.agent.sockets import MeshSockets
-from meshnet.agent.storage import StateDir
+from meshnet.agent.storage import StateDir, hold
 from meshnet.agent.uplink import Uplink
 from meshnet.errors import MeshnetError, Unavailable
 from meshnet.linux.backend import pick_backend
@@ -71,6 +71,7 @@ class Agent(api.Steward):
         self._companions = companions
         state = StateDir(config.state_dir)
         settings = state.settings()
+        self._held = [hold(directory) for directory in (config.state_dir, config.run_dir)]
         self.kernel = LinuxKernel(pick_backend(), TUNNEL)
         machine = Machine(
             self.kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets()
@@ -215,6 +216,7 @@ class Agent(api.Steward):
     def _warnings(self) -> list[str]:
         me = self.node.me
         warnings = [f"the kernel refuses: {text}" for text in self.node.reconciler.failing]
+        warnings += [text for text in (self.node.book.fault, self.node.attachments.fault) if text]
         if me is None:
             warnings.append("this node is no member: its certificate is missing, over or revoked")
         elif me.membership.not_after - time.time() < CERTIFICATE_ALARM:

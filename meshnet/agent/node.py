@@ -331,6 +331,8 @@ class MeshNode:
 
     def _drop_vanished(self) -> None:
         """Detach what has ended: the kernel says so before a container's engine does."""
+        self.attachments.catch_up()
+        self.book.catch_up()
         for item in self.attachments.vanished():
             log.info("namespace of attachment %s on %s is gone: detached", item.name, item.network)
             self.attachments.remove(item.network, item.name)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 import msgspec
 
-from meshnet.errors import BadInput, MeshnetError, NotFound, Unavailable
+from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import Fact
 from meshnet.model.keys import IdentityKey, PrivateKey, SigningKey
@@ -60,6 +61,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host_networks: tuple[str, ...] = ("default",)
     dns_forward: bool = True
     dns_host: HostDnsMode = "auto"
+
+
+def hold(directory: Path) -> int:
+    """Keep other agents off a directory until the descriptor that is returned is closed.
+
+    Conflict when one is there. The lock is on the directory itself: nothing has to be written.
+    """
+    with _storage_errors(directory):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(
+            f"an agent is running on {directory} already", "See `meshnet status`, or stop it first."
+        ) from error
+    return descriptor
 
 
 class StateDir:
@@ -192,14 +211,15 @@ class Journal:
         data = b"".join(codec.encode(seal(fact)) + b"\n" for fact in facts)
         if not data:
             return
-        with _storage_errors(self._path), self._path.open("ab") as file:
+        with _storage_errors(self._path), self._path.open("ab", buffering=0) as file:
             os.fchmod(file.fileno(), 0o600)
-            start = file.tell()
+            start, left = file.tell(), memoryview(data)
             try:
-                file.write(data)
-                file.flush()
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
+                # A line cut short would spoil the one that is appended to it next.
                 with contextlib.suppress(OSError):
                     file.truncate(start)
                 raise

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshnet.agent.storage import FILES, StateDir, new_key
-from meshnet.errors import BadInput, NotFound, Unavailable
+from meshnet.agent.attachments import Attachments
+from meshnet.agent.book import Book
+from meshnet.agent.storage import FILES, StateDir, hold, new_key
+from meshnet.errors import BadInput, Conflict, NotFound, Unavailable
 from meshnet.model.attached import LocalAttachment
 from meshnet.model.facts import FactSet
 from meshnet.model.keys import SigningKey
@@ -97,6 +103,70 @@ def test_a_journal_cut_short_by_a_crash_loses_its_last_line_only(state: StateDir
     journal.compact(FactSet(loaded))
     journal.append(facts)
     assert FactSet(journal.load()) == FactSet(facts)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Have this process write no further than that, as where a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_does_not_fit_on_the_disk_spoils_none_that_follows(state: StateDir) -> None:
+    facts = [sign(SigningKey(bytes(32)), attachment(number), number + 1) for number in range(3)]
+    journal = state.journal()
+    journal.append(facts[:1])
+    room = (state.path / "facts.ndjson").stat().st_size + 100
+    with files_of_at_most(room), pytest.raises(Unavailable, match=r"facts\.ndjson"):
+        journal.append(facts[1:2])
+    journal.append(facts[2:])
+    assert journal.load() == [facts[0], facts[2]]
+
+
+def test_what_a_book_could_not_write_is_written_when_there_is_room(state: StateDir) -> None:
+    now = [1000.0]
+    key = SigningKey(bytes(32))
+    book = Book(key.public, key, state.journal(), lambda: now[0])
+    with files_of_at_most(10):
+        book.load()
+        book.say([attachment(1)])
+        assert "facts.ndjson" in book.fault
+    book.catch_up()
+    assert state.journal().load() == []
+    now[0] += 60
+    book.catch_up()
+    assert book.fault == ""
+    assert state.journal().load() == book.own
+
+
+def test_what_ends_where_nothing_can_be_written_is_gone_all_the_same(state: StateDir) -> None:
+    item = LocalAttachment(
+        network="default", name="c1", addresses=("10.0.0.9",), mac="", interface="mesh0"
+    )
+    state.save_attachments([item])
+    known = Attachments(state, "boot")
+    with files_of_at_most(0):
+        known.remove("default", "c1")
+        assert list(known) == []
+        assert "attachments.json" in known.fault
+        with pytest.raises(Unavailable):
+            known.put(item)
+    assert state.attachments() == (item,)
+    known.catch_up()
+    assert state.attachments() == ()
+    assert known.fault == ""
+
+
+def test_a_directory_is_held_by_one_agent_at_a_time(state: StateDir) -> None:
+    held = hold(state.path)
+    with pytest.raises(Conflict, match="an agent is running"):
+        hold(state.path)
+    os.close(held)
+    os.close(hold(state.path))
 
 
 def test_a_directory_that_cannot_be_written_is_an_error_that_names_the_file(

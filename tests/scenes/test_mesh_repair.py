@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import wait_until
-from tests.lab.mesh import Mesh, Node
+from tests.lab.mesh import PROGRAM, Mesh, Node
 from tests.scenes.mesh_scenes import SEGMENT, Box, attached, can_ping, differences, mesh_of
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -135,3 +135,34 @@ def words_of(a: Box, b: Box) -> str:
         "port": port,
     }
     return "".join(f"{name}='{value}'; " for name, value in values.items())
+
+
+def test_an_agent_whose_disk_is_full_lets_go_of_what_ends_and_can_be_started_again(
+    mesh: Mesh,
+) -> None:
+    node = mesh.nodes["n2"]
+    with attached(node, "brief") as box:
+        node.host.shell("mount -o remount,size=600k /var/lib")
+        node.host.run("dd", "if=/dev/zero", "of=/var/lib/fill", "bs=4k", check=False)
+        refused = node.host.run(PROGRAM, "key", "rotate", check=False)
+        assert (refused.returncode, "No space left" in refused.stderr) == (6, True)
+        node.host.remove(box.container)
+        wait_until(lambda: "brief" not in str(node.attachments()), 10, "it is let go of")
+        assert "attachments.json cannot be written" in str(node.status().warnings)
+    node.stop()
+    node.start()
+    mesh.wait_until_whole()
+    assert "brief" not in str(node.attachments())
+    node.host.shell("rm /var/lib/fill; mount -o remount,size=100M /var/lib")
+    wait_until(lambda: not node.status().warnings, 15, lambda: f"all is well: {node.status()}")
+
+
+def test_an_agent_that_is_started_twice_ends_and_the_first_goes_on(mesh: Mesh) -> None:
+    node = mesh.nodes["n2"]
+    for options in ((), ("--run-dir", "/run/other"), ("--state-dir", "/run/other")):
+        if "--state-dir" in options:
+            node.host.shell("cp -r /var/lib/meshnet /run/other")
+        second = node.host.run(PROGRAM, *options, "agent", check=False)
+        assert second.returncode == 4, second.stderr
+        assert "an agent is running on" in second.stderr
+    assert node.whole
