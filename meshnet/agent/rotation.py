@@ -52,7 +52,8 @@ LEARN = 2.0
 """Seconds for which peers in reach may learn of the new key."""
 SHAKE = 3.0
 """Seconds for which they may shake hands by it."""
-ASK_AGAIN = 0.3
+ASK_AGAIN = 0.6
+"""Seconds between questions: of a peer without an agent the kernel answers one a second."""
 GLANCE = 0.05
 RETRY = 1.0
 
@@ -115,17 +116,15 @@ class Rotation:
 
     async def _deaf(self) -> list[str]:
         """Wait until all peers in reach know what we do; return the names of those that do not."""
-        node, ours, aware = self._node, set[str](), set[str]()
-        deadline = time.monotonic() + LEARN
-        asked_at = 0.0
+        node, ours, deaf = self._node, set[str](), set(self._node.liveness.reachable)
+        started = asked_at = time.monotonic()
         while True:
             ours.add(node.book.facts.digest)
-            aware |= {peer for peer, digest in node.digests.items() if digest in ours}
-            deaf = node.liveness.reachable - aware
+            deaf -= {peer for peer, digest in node.digests.items() if digest in ours}
             now = time.monotonic()
-            if not deaf or now > deadline:
+            if not deaf or now > started + LEARN:
                 return sorted(map(node.name_of, deaf))
-            if now - asked_at > ASK_AGAIN:
+            if now > asked_at + ASK_AGAIN:
                 asked_at = now
                 node.prober.greet(deaf)
             await asyncio.sleep(GLANCE)

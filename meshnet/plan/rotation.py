@@ -6,9 +6,10 @@ the device would shake hands before its addresses have moved to it, and what cam
 dropped. When the second word comes, the diff adds the new key and moves the addresses to it in one
 step, and the new peer begins where the old one was.
 
-The second word may be long in coming, when its writer cannot be reached by the old key any more and
-no coordinator is there to carry it. So a peer that is lost is held by all the keys it has
-announced, and whichever has shaken hands last is in use: who shakes hands with a key, has it.
+The second word may be long in coming, when its writer cannot be reached by the old key any more
+and no coordinator is there to carry it. So a peer that is lost is held by all the keys it has
+announced, and the last of them that has shaken hands is in use: nobody shakes hands by a key before
+it is the device's, whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def announced_keys(
         if node.record is None or len(node.record.wireguard) < 2:
             continue
         offered = node.record.wireguard
-        used = max(offered, key=lambda key: status.get(key, NEVER).last_handshake)
+        shaken = [key for key in offered if status.get(key, NEVER).last_handshake]
+        used = shaken[-1] if shaken else offered[0]
         others = () if node.id in reachable else tuple(key for key in offered if key != used)
         keys[node.id] = (used, *others)
     return keys

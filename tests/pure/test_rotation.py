@@ -42,10 +42,11 @@ def test_a_key_that_is_only_announced_is_not_on_the_device_while_its_node_is_rea
     assert announced_keys([announcing], None, {MEMBER.node}) == {MEMBER.node: (OLD,)}
 
 
-def test_a_lost_peer_is_held_by_all_its_keys_and_has_the_one_that_shook_hands_last() -> None:
+def test_a_lost_peer_is_held_by_all_its_keys_and_has_the_last_that_shook_hands() -> None:
     announcing = node(OLD, NEW)
     assert announced_keys([announcing], tunnel(old=5), ()) == {MEMBER.node: (OLD, NEW)}
     assert announced_keys([announcing], tunnel(old=5, new=6), ()) == {MEMBER.node: (NEW, OLD)}
+    assert announced_keys([announcing], tunnel(old=9, new=6), ()) == {MEMBER.node: (NEW, OLD)}
     found = announced_keys([announcing], tunnel(old=5, new=6), {MEMBER.node})
     assert found == {MEMBER.node: (NEW,)}
 
