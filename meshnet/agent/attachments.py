@@ -94,9 +94,12 @@ class Attachments:
         self._boot = boot
         self._is_behind = False
         self.fault = ""
-        self._items: dict[Key, LocalAttachment] = {
-            (item.network, item.name): item for item in state.attachments()
-        }
+        self._take({(item.network, item.name): item for item in state.attachments()})
+
+    def _take(self, items: dict[Key, LocalAttachment]) -> None:
+        self._items = items
+        self._by_owner = {item.owner: item for item in items.values() if item.owner}
+        self._groups = {owner.rpartition("/")[0] for owner in self._by_owner}
 
     def __iter__(self) -> Iterator[LocalAttachment]:
         return iter([self._items[key] for key in sorted(self._items)])
@@ -113,10 +116,16 @@ class Attachments:
 
     def owned(self, owner: str) -> LocalAttachment:
         """Return the attachment of an owner; NotFound when there is none."""
-        for item in self._items.values():
-            if owner and item.owner == owner:
-                return item
-        raise NotFound(f"this node has no attachment of {owner}", "See meshnet attachments.")
+        try:
+            return self._by_owner[owner]
+        except KeyError:
+            raise NotFound(
+                f"this node has no attachment of {owner}", "See meshnet attachments."
+            ) from None
+
+    def has_group(self, group: str) -> bool:
+        """Say whether somebody owns one whose key is `group`, a slash and one word more."""
+        return group in self._groups
 
     def put(self, item: LocalAttachment) -> None:
         """Add or replace one; it is on disk when this returns."""
@@ -132,7 +141,7 @@ class Attachments:
     def remove(self, network: str, name: str) -> LocalAttachment:
         """Take one away, on disk as soon as it can be; NotFound when there is none of that name."""
         item = self.get(network, name)
-        self._items = {key: value for key, value in self._items.items() if value is not item}
+        self._take({key: value for key, value in self._items.items() if value is not item})
         self._is_behind = True
         self.catch_up()
         return item
@@ -150,7 +159,8 @@ class Attachments:
 
     def _save(self, items: dict[Key, LocalAttachment]) -> None:
         self._state.save_attachments(items[key] for key in sorted(items))
-        self._items, self._is_behind, self.fault = items, False, ""
+        self._take(items)
+        self._is_behind, self.fault = False, ""
 
     def used(self, network: str) -> set[Address]:
         """Return the addresses in use on a network."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from meshnet.agent.desk import Desk
 from meshnet.agent.node import MeshNode
-from meshnet.errors import NotFound, Unavailable
+from meshnet.errors import NotFound
 from meshnet.wire import cni
 from meshnet.wire.cni import Call, CniError
 
@@ -87,8 +87,10 @@ class Cni:
 
     async def _status(self, call: Call) -> Reply:
         if self._node.me is None:
-            raise Unavailable("this node is no member of the mesh", "See meshnet status.")
-        self._desk.network(call.config.network)
+            # Containers that are there reach nobody else now.
+            why = "this node is no member of the mesh"
+            raise CniError(cni.LIMITED, why, "See meshnet status.")
+        await self._desk.make_ready(call.config.network)
         return None
 
     async def _version(self, call: Call) -> Reply:

@@ -155,7 +155,20 @@ class Desk:
         if not check_fixed(network, leases, used, address):
             await self._lessor.lease(network.name, address.version, address)
 
+    async def make_ready(self, name: str) -> None:
+        """Return when an attach to a network could be given its addresses; take none."""
+        async with self._turn:
+            network = self.network(name)
+            for prefix in network.prefixes:
+                await self._free(network, prefix.version)
+
     async def _next(self, network: Network, family: int) -> Address:
+        address = await self._free(network, family)
+        self._last[network.name, family] = address
+        return address
+
+    async def _free(self, network: Network, family: int) -> Address:
+        """Return an address to be given next, out of another lease when ours are full."""
         last = self._last.get((network.name, family))
         used = self._node.attachments.used(network.name) | self._kept(network.name)
         address = next_free(network, self.leases(network.name, family), used, last)
@@ -164,7 +177,6 @@ class Desk:
             address = next_free(network, self.leases(network.name, family), used, last)
         if address is None:
             raise exhausted(network.name)
-        self._last[network.name, family] = address
         return address
 
     async def reserve(self, request: ReserveRequest) -> Reserved:
@@ -281,6 +293,10 @@ class Desk:
         renamed = self._node.attachments.rename(item, name)
         self._said()
         return renamed
+
+    def knows(self, group: str) -> bool:
+        """Say whether there is an attachment whose owner's key is `group` and one word more."""
+        return self._node.attachments.has_group(group)
 
     def attached(self) -> list[LocalAttachment]:
         """Return what is attached on this node."""

@@ -50,6 +50,8 @@ class Desk(Protocol):
 
     def attached(self) -> list[LocalAttachment]: ...  # pragma: no cover
 
+    def knows(self, group: str) -> bool: ...  # pragma: no cover
+
     def rename(self, item: LocalAttachment, basis: str) -> LocalAttachment: ...  # pragma: no cover
 
     def set_health(
@@ -106,8 +108,7 @@ class Discovery:
     def _is_plugged(self, event: Event) -> bool:
         """Say whether our Docker driver has attached an event's container."""
         if event.action is Action.CONNECT:
-            owner = f"docker/{event.network}/"
-            if any(item.owner.startswith(owner) for item in self._desk.attached()):
+            if self._desk.knows(f"docker/{event.network}"):
                 self._plugged.add(event.container)
         elif event.action in (Action.DIE, Action.REMOVE):
             self._plugged.discard(event.container)

@@ -5,7 +5,7 @@
     DEL          CONTAINERID IFNAME                       nothing; the same when all is gone
     CHECK        CONTAINERID NETNS IFNAME, prevResult     nothing, or the error
     GC           cni.dev/valid-attachments                nothing; the others are taken away
-    STATUS                                                nothing, or error 50
+    STATUS                                                nothing, or error 50 or 51
     VERSION                                               the versions we speak
 
 An attachment belongs to (name of the configuration, container, interface): its *owner* is these
@@ -50,7 +50,7 @@ NEEDS = {
 COMMANDS = (*NEEDS, "GC", "STATUS", "VERSION")
 
 VERSION_UNKNOWN, FIELD_UNSUPPORTED, CONTAINER_UNKNOWN, BAD_ENVIRONMENT, IO_FAILED = 1, 2, 3, 4, 5
-NOT_JSON, BAD_CONFIG, TRY_LATER, UNAVAILABLE = 6, 7, 11, 50
+NOT_JSON, BAD_CONFIG, TRY_LATER, UNAVAILABLE, LIMITED = 6, 7, 11, 50, 51
 OWN, UNEXPECTED = 100, 199
 """Codes of ours: OWN + the exit code of the error in `meshnet.errors`."""
 

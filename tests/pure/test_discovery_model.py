@@ -209,6 +209,9 @@ class PlayedDesk:
         self.items = {key: item for key, item in self.items.items() if item.inode in living}
         return list(self.items.values())
 
+    def knows(self, group: str) -> bool:
+        return any(item.owner.startswith(f"{group}/") for item in self.attached())
+
     def rename(self, item: LocalAttachment, basis: str) -> LocalAttachment:
         del self.items[item.network, item.name]
         return self._put(msgspec.structs.replace(item, name=basis))

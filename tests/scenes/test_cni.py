@@ -12,8 +12,9 @@ import random
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 KILLS = int(os.environ.get("MESHNET_KILLS", "8"))
 PODS = int(os.environ.get("MESHNET_PODS", "40"))
 ROUNDS = int(os.environ.get("MESHNET_ROUNDS", "20"))
-CODES = {1, 2, 3, 4, 5, 6, 7, 11, 50, *range(100, 119)}
+CODES = {1, 2, 3, 4, 5, 6, 7, 11, 50, 51, *range(100, 119)}
 """What a runtime may be answered: the specification's errors and ours, but no mistake of ours."""
 
 
@@ -366,6 +367,25 @@ def test_wrong_input_is_a_clear_error_and_changes_nothing(mesh: Mesh) -> None:
     )
     assert box.output("ip", "-o", "link").count("\n") == 1, "loopback alone"
     node.host.remove(box)
+
+
+def test_status_says_when_no_address_is_left(mesh: Mesh) -> None:
+    """A network for five containers: a lease for more is asked for, and refused."""
+    node = mesh.nodes["n1"]
+    network = f"tiny{os.getpid()}"
+    node.meshnet("network", "create", network, "--prefix", "10.77.7.0/29")
+    with ExitStack() as pods:
+        made = [pods.enter_context(pod(node, f"t{number}")) for number in range(6)]
+        for each in made[:5]:
+            assert cni(node, "STATUS", {}, network=network) == {}
+            each.add(network=network)
+        for refuses, code in ((partial(cni, node, "STATUS", {}), 50), (made[5].add, 104)):
+            with pytest.raises(CniFailed, match=network) as failed:
+                refuses(network=network)
+            assert failed.value.code == code
+        made[0].delete()
+        assert cni(node, "STATUS", {}, network=network) == {}
+    node.meshnet("network", "rm", network)
 
 
 def test_status_says_when_the_network_is_not_there(mesh: Mesh) -> None:
