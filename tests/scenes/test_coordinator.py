@@ -340,30 +340,6 @@ async def test_networks_are_made_by_members_and_removed_when_nobody_is_attached(
         assert again.body.vni == 1002
 
 
-async def test_a_transient_network_ends_when_the_last_lease_is_given_back(
-    coordinator: Coordinator,
-) -> None:
-    async with joined(coordinator, "n1", "n2") as [one, two]:
-        await one.client.create_network("brief", transient=True)
-        await one.client.create_network("lasting")
-        for name in ("brief", "lasting"):
-            block = await lease(one, name)
-            await lease(two, name)
-            [gone] = one.granted(await one.client.leave_network(name))
-            assert gone.deleted
-            assert gone.slot.key == f"{name} {block.prefix}"
-            assert (await lease(one, name)).prefix == block.prefix
-            await one.client.leave_network(name)
-        ended = two.granted(await two.client.leave_network("brief"))
-        assert [fact.slot.kind for fact in ended] == ["network", "lease"]
-        assert all(fact.deleted for fact in ended)
-        with pytest.raises(NotFound):
-            await two.client.leave_network("brief")
-        await two.client.leave_network("lasting")
-        await lease(two, "lasting")
-        await two.client.create_network("brief", transient=True)
-
-
 async def test_renewal_proves_new_keys_and_keeps_the_leases_that_are_named(
     coordinator: Coordinator,
 ) -> None:

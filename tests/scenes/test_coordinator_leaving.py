@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshnet.coordinator.core import Terms
-from meshnet.errors import Conflict, Refused
+from meshnet.errors import Conflict, NotFound, Refused
 from meshnet.model.addresses import attachment_mac
 from meshnet.model.pruning import SPARE
 from meshnet.model.records import Attachment, Floor
@@ -91,6 +91,31 @@ async def test_what_a_leaver_had_is_given_to_others_after_the_grace(
 
 
 @pytest.mark.parametrize("coordinator", [SHORT_GRACE], indirect=True)
+async def test_a_transient_network_ends_when_the_last_lease_is_given_back(
+    coordinator: Coordinator,
+) -> None:
+    async with joined(coordinator, "n1", "n2") as [one, two]:
+        await one.client.create_network("brief", transient=True)
+        await one.client.create_network("lasting")
+        for name in ("brief", "lasting"):
+            [block] = one.granted(await one.client.lease(name))
+            await two.client.lease(name)
+            [gone] = one.granted(await one.client.leave_network(name))
+            assert gone.deleted
+            assert gone.slot == block.slot
+            [again] = one.granted(await one.client.lease(name))
+            assert again.slot == block.slot
+            await one.client.leave_network(name)
+        ended = two.granted(await two.client.leave_network("brief"))
+        assert [fact.slot.kind for fact in ended] == ["network", "lease"]
+        assert all(fact.deleted for fact in ended)
+        with pytest.raises(NotFound):
+            await two.client.leave_network("brief")
+        await two.client.leave_network("lasting")
+        await two.client.lease("lasting")
+        await two.client.create_network("brief", transient=True)
+
+
 async def test_the_next_node_of_a_name_keeps_it_when_the_first_is_forgotten(
     coordinator: Coordinator,
 ) -> None:
