@@ -1,7 +1,7 @@
 """Shell. A node's WireGuard key changes while agents are killed or away, or without coordinator.
 
 That a change loses no packet where all goes well is in `test_hitless`, that nothing is in clear in
-`test_secrecy`. An agent is killed at MESHNET_KEY_CHANGES instants of a change, two by default.
+`test_secrecy`. An agent is killed at MESHNET_KEY_CHANGES instants of a change, one by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.lab.waiting import seconds_until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
 
-INSTANTS = int(os.environ.get("MESHNET_KEY_CHANGES", "2"))
+INSTANTS = int(os.environ.get("MESHNET_KEY_CHANGES", "1"))
 A_CHANGE = 1.8
 """Seconds that a change takes, about: most of them until the peers have heard of the new key."""
 
