@@ -137,11 +137,13 @@ def _versions() -> str:
 
 def secrets(state_dir: Path) -> list[bytes]:
     """Return the secret keys of the node, none where it has not joined."""
+    state = StateDir(state_dir)
     try:
-        identity, wireguard = StateDir(state_dir).keys()
+        identity, wireguard = state.keys()
+        following = state.next_key()
     except MeshnetError:
         return []
-    return [identity.seed, wireguard.raw]
+    return [identity.seed, wireguard.raw, *([following.raw] if following else [])]
 
 
 class Cleaner:

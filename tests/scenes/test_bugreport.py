@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from meshnet.agent.bugreport import secrets
 from tests.lab.mesh import PROGRAM, Mesh, Node
 from tests.scenes.mesh_scenes import attached, mesh_of
 
@@ -28,6 +30,9 @@ FILES = {
     "network/default/fdb.json",
     "network/default/neighbours.json",
 }
+
+
+KEYS = "/var/lib/meshnet/keys.json"
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +63,14 @@ def spellings(text: str) -> list[bytes]:
 
 
 def secrets_of(node: Node) -> list[bytes]:
-    keys = json.loads(node.host.file("/var/lib/meshnet/keys.json").read_text())
-    assert set(keys) == {"identity", "wireguard"}
-    return [spelling for key in keys.values() for spelling in spellings(key)]
+    keys = json.loads(node.host.file(KEYS).read_text())
+    assert set(keys) == {"identity", "wireguard", "next"}
+    return [spelling for key in keys.values() if key for spelling in spellings(key)]
 
 
 def test_a_bundle_tells_all_and_holds_no_key_and_no_token(mesh: Mesh) -> None:
     node, token = mesh.nodes["n1"], mesh.coordinator.token()
-    keys = json.loads(node.host.file("/var/lib/meshnet/keys.json").read_text())
+    keys = json.loads(node.host.file(KEYS).read_text())
     # What people write into metadata is published; a secret pasted there is cut out all the same.
     metadata = ("--metadata", f"token={token}", "--metadata", f"key={keys['wireguard']}")
     with attached(node, "c1", "--service", "web", *metadata):
@@ -88,6 +93,11 @@ def test_a_bundle_tells_all_and_holds_no_key_and_no_token(mesh: Mesh) -> None:
 def test_without_an_agent_there_is_a_bundle_too(mesh: Mesh) -> None:
     node = mesh.nodes["n2"]
     node.kill()
+    # It was killed while it changed its key.
+    keys = json.loads(node.host.file(KEYS).read_text())
+    following = base64.b64encode(os.urandom(32)).decode()
+    node.host.file(KEYS).write_text(json.dumps({**keys, "next": following}))
+    assert base64.b64decode(following) in secrets(node.host.file(KEYS).parent)
     files = unpacked(node, "dead")
     assert b"no agent listens" in files["status.error.txt"]
     assert "no agent answers" in files["doctor.txt"].decode()
