@@ -90,7 +90,6 @@ async def test_what_a_leaver_had_is_given_to_others_after_the_grace(
             assert again.body.prefix == block.body.prefix
 
 
-@pytest.mark.parametrize("coordinator", [SHORT_GRACE], indirect=True)
 async def test_a_transient_network_ends_when_the_last_lease_is_given_back(
     coordinator: Coordinator,
 ) -> None:
@@ -116,6 +115,7 @@ async def test_a_transient_network_ends_when_the_last_lease_is_given_back(
         await two.client.create_network("brief", transient=True)
 
 
+@pytest.mark.parametrize("coordinator", [SHORT_GRACE], indirect=True)
 async def test_the_next_node_of_a_name_keeps_it_when_the_first_is_forgotten(
     coordinator: Coordinator,
 ) -> None:
