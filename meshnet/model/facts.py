@@ -106,6 +106,7 @@ class FactSet:
 
     def __init__(self, facts: Iterable[Fact] = ()) -> None:
         self._by_writer: dict[IdentityKey, dict[Slot, Fact]] = {}
+        self._highest: dict[IdentityKey, int] = {}
         self._digest = 0
         self.merge(facts)
 
@@ -123,6 +124,7 @@ class FactSet:
                 return False
             self._digest ^= int.from_bytes(known.digest, "big")
         mine[fact.slot] = fact
+        self._highest.pop(fact.slot.writer, None)
         self._digest ^= int.from_bytes(fact.digest, "big")
         for void in self.voided_by(fact):
             del mine[void.slot]
@@ -152,6 +154,7 @@ class FactSet:
 
     def forget(self, writer: IdentityKey) -> None:
         """Drop all facts of a writer, as for one that is no member and fills our memory."""
+        self._highest.pop(writer, None)
         for fact in self._by_writer.pop(writer, {}).values():
             self._digest ^= int.from_bytes(fact.digest, "big")
 
@@ -173,15 +176,24 @@ class FactSet:
 
     def vector(self) -> dict[IdentityKey, int]:
         """Return the highest sequence known of every writer."""
-        return {
-            writer: max(fact.sequence for fact in facts.values())
-            for writer, facts in sorted(self._by_writer.items())
-            if facts
-        }
+        return {writer: self._high(writer) for writer, facts in self._by_writer.items() if facts}
+
+    def _high(self, writer: IdentityKey) -> int:
+        """Return a writer's highest sequence; it is kept until the writer says something new."""
+        high = self._highest.get(writer)
+        if high is None:
+            facts = self._by_writer[writer].values()
+            high = self._highest[writer] = max(fact.sequence for fact in facts)
+        return high
 
     def since(self, vector: dict[IdentityKey, int]) -> list[Fact]:
         """Return the facts that a holder of `vector` lacks, older first."""
-        missing = [fact for fact in self if fact.sequence > vector.get(fact.slot.writer, -1)]
+        behind = (
+            (facts.values(), vector.get(writer, -1))
+            for writer, facts in self._by_writer.items()
+            if facts and self._high(writer) > vector.get(writer, -1)
+        )
+        missing = [fact for facts, known in behind for fact in facts if fact.sequence > known]
         return sorted(missing, key=lambda fact: (fact.sequence, fact.slot))
 
     def __iter__(self) -> Iterator[Fact]:

@@ -247,6 +247,19 @@ def test_a_vector_tells_what_its_holder_lacks(known: list[Fact], more: list[Fact
     assert behind == ahead
 
 
+@given(many)
+def test_a_vector_is_that_of_the_facts_there_are_at_any_time(facts: list[Fact]) -> None:
+    """Floors take the highest away, and of two floors the later may have the lower sequence."""
+    kept = FactSet()
+    for fact in facts:
+        kept.merge([fact])
+        assert kept.vector() == FactSet(kept).vector()
+        assert kept.since(kept.vector()) == []
+    for writer in kept.writers:
+        kept.forget(writer)
+        assert kept.vector() == FactSet(kept).vector()
+
+
 def _rising(facts: list[Fact]) -> list[Fact]:
     """Give the same content with sequences that rise from fact to fact."""
     keys = {
