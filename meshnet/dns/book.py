@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from meshnet.dns.records import NAME_MAX
 from meshnet.dns.table import COMMON, Layer
+from meshnet.model.patched import Patched
 
 Subject = tuple[str, ...]
 
@@ -43,7 +44,7 @@ class Book:
     def __init__(self) -> None:
         self._stakes: dict[bytes, tuple[Stake, ...]] = {}
         self._owners: dict[Subject, frozenset[bytes]] = {}
-        self._layers: dict[str, dict[bytes, bytes]] = {COMMON: {}}
+        self._layers: dict[str, Layer] = {COMMON: Patched({}, {})}
         self._touched: set[bytes] = set()
 
     def claim(self, subject: Subject, claims: Iterable[Claim]) -> None:
@@ -75,7 +76,7 @@ class Book:
         A layer in which nothing changed is the same object as the last time.
         """
         wanted = {COMMON, *layers}
-        self._layers = {layer: self._layers.get(layer, {}) for layer in sorted(wanted)}
+        self._layers = {layer: self._layers.get(layer, Patched({}, {})) for layer in sorted(wanted)}
         changes: dict[str, dict[bytes, bytes | None]] = {layer: {} for layer in self._layers}
         for owner in self._touched:
             standing = _standing(self._stakes.get(owner, ()))
@@ -86,7 +87,7 @@ class Book:
         self._touched.clear()
         for layer, changed in changes.items():
             if changed:
-                self._layers[layer] = _changed(self._layers[layer], changed)
+                self._layers[layer] = Patched(self._layers[layer], changed)
         return self._layers
 
 
@@ -103,15 +104,3 @@ def _standing(stakes: tuple[Stake, ...]) -> dict[str, bytes]:
         or common is None
         or (stake.rank <= common.rank and stake.records != common.records)
     }
-
-
-def _changed(
-    names: Mapping[bytes, bytes], changes: Mapping[bytes, bytes | None]
-) -> dict[bytes, bytes]:
-    after = dict(names)
-    for owner, records in changes.items():
-        if records is None:
-            after.pop(owner, None)
-        else:
-            after[owner] = records
-    return after

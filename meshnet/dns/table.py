@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from meshnet.model.patched import may_differ, may_lack
+
 HOST = "@host"
 """The context of the host itself. No network can have this name."""
 
@@ -44,10 +46,10 @@ class Table:
 
 def differences(before: Layer, after: Layer) -> dict[bytes, bytes | None]:
     """Return what has to be set to turn one layer into another; None takes a name away."""
-    if before is after:
-        return {}
     changed: dict[bytes, bytes | None] = {
-        owner: records for owner, records in after.items() if before.get(owner) != records
+        owner: after[owner]
+        for owner in may_differ(after, before)
+        if before.get(owner) != after[owner]
     }
-    changed.update(dict.fromkeys(before.keys() - after.keys()))
+    changed.update((owner, None) for owner in may_lack(after, before) if owner not in after)
     return changed

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 
 from meshnet.model.addresses import Address, Prefix, attachment_mac
+from meshnet.model.patched import Patched
 from meshnet.model.records import Attachment
 from meshnet.model.statements import Network
 from meshnet.model.view import Node
@@ -88,7 +89,7 @@ def _fragment(known: _Fragment | None, network: Network, node: Node) -> _Fragmen
 
 
 def _whole(known: _Whole | None, fragments: dict[str, _Fragment], changed: Sequence[str]) -> _Whole:
-    after = _Whole(fragments, {}, {})
+    after = _Whole(fragments, Patched({}, {}), Patched({}, {}))
     if known is not None and known.plain and after.plain and len(changed) * 4 < len(fragments):
         return _patched(known, fragments, changed)
     for fragment in fragments.values():
@@ -103,18 +104,17 @@ def _whole(known: _Whole | None, fragments: dict[str, _Fragment], changed: Seque
 
 
 def _patched(known: _Whole, fragments: dict[str, _Fragment], changed: Sequence[str]) -> _Whole:
-    fdb, neighbours = known.fdb.copy(), known.neighbours.copy()
+    fdb: dict[str, IPv4Address | None] = {}
+    neighbours: dict[Address, str | None] = {}
     for node in changed:
         if node in known.fragments:
-            for mac in known.fragments[node].fdb:
-                fdb.pop(mac, None)
-            for address in known.fragments[node].neighbours:
-                neighbours.pop(address, None)
+            fdb.update(dict.fromkeys(known.fragments[node].fdb))
+            neighbours.update(dict.fromkeys(known.fragments[node].neighbours))
     for node in changed:
         if node in fragments:
             fdb.update(fragments[node].fdb)
             neighbours.update(fragments[node].neighbours)
-    return _Whole(fragments, fdb, neighbours)
+    return _Whole(fragments, Patched(known.fdb, fdb), Patched(known.neighbours, neighbours))
 
 
 def _derive(network: Network, node: Node) -> _Fragment:
