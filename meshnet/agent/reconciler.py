@@ -4,6 +4,7 @@ Everything else only says that something may have changed (`wake`). There are tw
 
 * An audit reads what the kernel has now, so it does not matter what we did last. What it has to do
   although nothing is wanted differently is a repair of what somebody else did, and counted as one.
+  Entries by the thousand are read when an event has told of a change, and now and then without.
 * A change is planned against what the last clean pass left, and applied at once: its cost follows
   the change and not the mesh. Context: reading 10,000 entries takes longer than all the rest of a
   pass. Price: for AUDIT_GAP, until the audit that every change calls for, we go by memory.
@@ -24,7 +25,7 @@ from prometheus_client import Counter, Histogram
 from meshnet.agent.waiting import happened
 from meshnet.errors import KernelRefused, MeshnetError
 from meshnet.linux.port import Kernel
-from meshnet.plan.diff import plan
+from meshnet.plan.diff import plan, spared
 from meshnet.plan.operations import Operation
 from meshnet.plan.state import Host
 
@@ -84,6 +85,7 @@ class Reconciler:
         self._turn = asyncio.Lock()
         self._waiters: list[asyncio.Future[Outcome]] = []
         self._settled: Host | None = None
+        self._equal: tuple[Host, Host] | None = None
         self._nudge = asyncio.Event()
         self._idle = asyncio.Event()
         self._audited = 0.0
@@ -171,30 +173,34 @@ class Reconciler:
         """Plan and apply; against the kernel when an audit is due, else against the last pass."""
         audit = self._settled is None or time.monotonic() >= self._audit_at
         outcome = Outcome(audit=audit)
-        have = self._settled
-        if have is None or audit:
-            have = self._read(outcome)
-            if have is None:
-                return outcome
-            self._seen(have)
-        for operation in plan(want, have, remove=remove):
+        have = self._read(outcome) if audit else self._settled
+        if have is None:
+            return outcome
+        known = spared(want, have, self._equal) if audit else have
+        for operation in plan(want, known, remove=remove):
             try:
                 self._kernel.apply(operation)
             except MeshnetError as error:
                 outcome.failed.append((operation, error))
             outcome.operations.append(operation)
+        if audit:
+            self._equal = (want, have) if remove and not outcome.operations else None
         return outcome
 
     def _read(self, outcome: Outcome) -> Host | None:
+        """Read the kernel; an audit that is asked for, or follows a failure, trusts no silence."""
         started = time.monotonic()
         try:
-            return self._kernel.read()
+            trusting = self._settled is not None and self._audit_at > 0.0
+            have = self._kernel.read(trusting=trusting)
         except MeshnetError as error:
             log.error("reading the kernel failed: %s", error.message)
             outcome.unread = error.message
             return None
         finally:
             outcome.reading = time.monotonic() - started
+        self._seen(have)
+        return have
 
     def _report(self, want: Host, outcome: Outcome) -> None:
         self.last = time.time()

@@ -32,6 +32,20 @@ class Fdb:
     tied: frozenset[tuple[int, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What there is by the thousand in a namespace."""
+
+    fdb: Fdb
+    neighbours: Mapping[Address, str]
+
+
+def read_entries(netlink: Netlink, vxlan: int) -> Entries:
+    """Return FDB and neighbours of the VXLAN device with this index; 0 where there is none."""
+    neighbours = read_neighbours(netlink, vxlan) if vxlan else {}
+    return Entries(read_fdb(netlink, vxlan), neighbours)
+
+
 def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
     """Return the FDB; `vxlan` is the index of the VXLAN device, 0 where there is none."""
     vteps: dict[str, IPv4Address] = {}

@@ -2,8 +2,8 @@
 
 The kernel tells of every change of links, addresses, routes, neighbours and FDB, and of nft. Only
 that something changed is passed on, since what it is now has to be read anyway. Left out is what
-changes all the time and is nobody's drift: neighbours that the kernel resolves by itself, and
-routes of other protocols than ours.
+changes all the time and is nobody's drift: neighbours that the kernel resolves by itself (it does
+so on bridges, not on VXLAN devices), and routes of other protocols than ours.
 
 A socket that overflows (ENOBUFS) has lost events: then everything may have changed.
 """
@@ -47,6 +47,7 @@ class Listener:
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._sockets: dict[int, tuple[str | None, socket.socket]] = {}
+        self._minded: dict[str, int] = {}
         self._add(None, NETLINK_ROUTE, home, _IN_HOST)
         with suppress(OSError):  # a kernel without nf_tables has no events of it
             self._add(None, NETLINK_NETFILTER, home, (_NFTABLES,))
@@ -58,6 +59,10 @@ class Listener:
         except OSError as error:
             code = error.errno or errno.EIO
             raise KernelRefused(f"listen to network {network}: {error.strerror}", code) from error
+
+    def mind(self, network: str, index: int) -> None:
+        """Tell of every neighbour on this link of a network, the kernel's own included."""
+        self._minded[network] = index
 
     def forget(self, network: str) -> None:
         """Let a network's namespace go."""
@@ -79,7 +84,7 @@ class Listener:
         with self._lock:
             for number, _ in self._epoll.poll(0):
                 network, one = self._sockets[number]
-                changed, overflow = _drain(one)
+                changed, overflow = _drain(one, self._minded.get(network or "", 0))
                 lost |= overflow
                 host |= changed and network is None
                 if changed and network is not None:
@@ -129,7 +134,7 @@ class Listener:
             self._epoll.register(one.fileno(), select.EPOLLIN)
 
 
-def _drain(one: socket.socket) -> tuple[bool, bool]:
+def _drain(one: socket.socket, minded: int) -> tuple[bool, bool]:
     """Read a socket empty; return (something of interest came, something was lost)."""
     changed, lost = False, False
     while True:
@@ -140,19 +145,19 @@ def _drain(one: socket.socket) -> tuple[bool, bool]:
         except OSError:
             lost = True
             continue
-        changed = changed or _is_of_interest(one.proto, data)
+        changed = changed or _is_of_interest(one.proto, data, minded)
 
 
-def _is_of_interest(protocol: int, data: bytes) -> bool:
+def _is_of_interest(protocol: int, data: bytes, minded: int) -> bool:
     if protocol != NETLINK_ROUTE:
         return True
-    return any(_matters(kind, body) for kind, _, _, body in split_messages(data))
+    return any(_matters(kind, body, minded) for kind, _, _, body in split_messages(data))
 
 
-def _matters(kind: int, body: bytes) -> bool:
+def _matters(kind: int, body: bytes, minded: int) -> bool:
     if kind in (rt.RTM_NEWROUTE, rt.RTM_DELROUTE):
         return rt.protocol_of_route(body) == ROUTE_PROTOCOL
     if kind in (rt.RTM_NEWNEIGH, rt.RTM_DELNEIGH):
-        family, state = rt.header_of_neighbour(body)
-        return family == rt.AF_BRIDGE or bool(state & rt.NUD_PERMANENT)
+        family, index, state = rt.header_of_neighbour(body)
+        return family == rt.AF_BRIDGE or index == minded or bool(state & rt.NUD_PERMANENT)
     return True

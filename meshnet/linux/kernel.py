@@ -52,12 +52,19 @@ class LinuxKernel:
     def backend(self) -> str:
         return self._wireguard.backend
 
-    def read(self, networks: Collection[str] | None = None, tunnel: bool = True) -> Host:
+    def read(
+        self,
+        networks: Collection[str] | None = None,
+        tunnel: bool = True,
+        *,
+        trusting: bool = False,
+    ) -> Host:
         """Return what is ours now; see the port."""
         with self._lock:
             here = self._spaces.networks()
             wanted = here if networks is None else [name for name in here if name in networks]
-            return in_namespace(self._home, lambda: self._read(wanted, tunnel))
+            trust = trusting and self._listener is not None
+            return in_namespace(self._home, lambda: self._read(wanted, tunnel, trust))
 
     def apply(self, operation: op.Operation) -> None:
         """Bring about what the operation says; see the port."""
@@ -65,7 +72,11 @@ class LinuxKernel:
         if act is None:
             raise BadInput(f"no such operation: {operation}")
         with self._lock:
-            in_namespace(self._home, lambda: act(self, operation))
+            try:
+                in_namespace(self._home, lambda: act(self, operation))
+            finally:
+                # The next audit may come sooner than the event of it.
+                self._spaces.changed({getattr(operation, "network", "")})
 
     def purge(self) -> list[str]:
         """Remove all that carries our mark; return a line for each thing."""
@@ -78,8 +89,11 @@ class LinuxKernel:
         with self._lock:
             listener = self._listener = Listener(self._home)
             self._spaces.announce()
+            # Nobody has heard of what happened until now.
+            self._spaces.changed()
         try:
             async for event in listener.events():
+                self._spaces.changed(None if event.lost else event.networks)
                 yield event
         finally:
             with self._lock:
@@ -102,30 +116,32 @@ class LinuxKernel:
         if self._listener is not None:
             self._listener.forget(space.network)
 
-    def _read(self, networks: Collection[str], tunnel: bool) -> Host:
+    def _read(self, networks: Collection[str], tunnel: bool, trusting: bool) -> Host:
         return Host(
             tunnel=self._read_tunnel() if tunnel else None,
             guard=self._guard.read() if tunnel else None,
-            segments={name: self._read_segment(name) for name in networks},
+            segments={name: self._read_segment(name, trusting) for name in networks},
         )
 
     def _read_tunnel(self) -> Tunnel | None:
         return tunnel.read(self._host, self._wireguard, self._tunnel)
 
-    def _read_segment(self, network: str) -> Segment:
+    def _read_segment(self, network: str, trusting: bool) -> Segment:
         space = self._spaces.find(network)
         if space is None:
             return segment.broken()
         links = space.links()
         vxlan = next((link.index for link in links if link.name == VXLAN), 0)
-        fdb = entries.read_fdb(space.netlink, vxlan)
-        skeleton = segment.read(space, links, fdb)
+        if self._listener is not None:
+            self._listener.mind(network, vxlan)
+        found = space.known_entries(vxlan) if trusting else space.entries(vxlan)
+        skeleton = segment.read(space, links, found.fdb)
         if not self._spaces.is_named(network):
             skeleton = replace(skeleton, mtu=0)
         return replace(
             skeleton,
-            neighbours=entries.read_neighbours(space.netlink, vxlan) if vxlan else {},
-            ports=ports.read_all(space, self._home, links, fdb),
+            neighbours=found.neighbours,
+            ports=ports.read_all(space, self._home, links, found.fdb),
         )
 
     def _space(self, network: str) -> Space:

@@ -43,11 +43,18 @@ class Kernel(Protocol):
         """Which WireGuard it is: `kernel`, or `wireguard-go VERSION`; for people."""
         ...
 
-    def read(self, networks: Collection[str] | None = None, tunnel: bool = True) -> Host:
+    def read(
+        self,
+        networks: Collection[str] | None = None,
+        tunnel: bool = True,
+        *,
+        trusting: bool = False,
+    ) -> Host:
         """Return what is ours now.
 
         With `networks` only those segments are read and returned, None is all. Without `tunnel`
-        tunnel and guard are left out.
+        tunnel and guard are left out. When `trusting`, and while `events` is listened to, FDB and
+        neighbours of which no event has told since may be those of the last read, the same objects.
         """
         ...
 

@@ -385,12 +385,12 @@ def parse_route(body: bytes) -> Route:
     )
 
 
-def header_of_neighbour(body: bytes) -> tuple[int, int]:
-    """Return (family, state) of a neighbour's body without looking further; zeros when cut."""
+def header_of_neighbour(body: bytes) -> tuple[int, int, int]:
+    """Return (family, link index, state) of a neighbour without looking further; zeros when cut."""
     if len(body) < _NEIGHBOUR.size:
-        return 0, 0
-    family, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
-    return family, state
+        return 0, 0, 0
+    family, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    return family, index, state
 
 
 def protocol_of_route(body: bytes) -> int:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from meshnet.linux import netns
 from meshnet.linux import rtnetlink as rt
+from meshnet.linux.entries import Entries, read_entries
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink
 from meshnet.linux.source_guard import SourceGuard
@@ -32,6 +34,9 @@ LEAVING = 110
 
 LOOK_AGAIN = 0.001
 """Seconds from one look whether links are gone to the next."""
+
+BELIEVED_SECONDS = 30.0
+"""Seconds for which silence about a namespace is believed: an event may be lost one day."""
 
 _OURS = frozenset({"vxlan", "bridge", "veth"})
 """Kinds of links there are in a network's namespace; others in it are the kernel's own."""
@@ -50,6 +55,31 @@ class Space(Namespace):
         self.network = network
         self.inode = os.fstat(descriptor).st_ino
         self.source_guard = SourceGuard(descriptor)
+        self._since = object()
+        self._kept: tuple[object, int, float, Entries] | None = None
+
+    def entries(self, vxlan: int) -> Entries:
+        """Read FDB and neighbours; `vxlan` is the index of the VXLAN device, 0 where there is none.
+
+        What changes while they are read makes what was read doubtful again.
+        """
+        since, now = self._since, time.monotonic()
+        found = read_entries(self.netlink, vxlan)
+        self._kept = since, vxlan, now, found
+        return found
+
+    def known_entries(self, vxlan: int) -> Entries:
+        """Return what was read last, while nobody has told of a change since; else read."""
+        if self._kept is not None:
+            since, index, at, found = self._kept
+            fresh = time.monotonic() - at < BELIEVED_SECONDS
+            if since is self._since and index == vxlan and fresh:
+                return found
+        return self.entries(vxlan)
+
+    def changed(self) -> None:
+        """Believe what was read before no more. Called from any thread, at any time."""
+        self._since = object()
 
     def empty(self) -> list[rt.Link]:
         """Remove all links of ours; return what was there. The far ends of ports go with them."""
@@ -138,6 +168,12 @@ class Spaces:
         if space is not None:
             self._drop(space)
         return links
+
+    def changed(self, networks: Collection[str] | None = None) -> None:
+        """Note that something has changed in these namespaces, or (None) may have in any."""
+        for network, space in list(self._held.items()):
+            if networks is None or network in networks:
+                space.changed()
 
     def announce(self) -> None:
         """Tell `watch` of all that are held already."""

@@ -12,10 +12,12 @@ gift to the new peer takes it from the old one, so it is not taken away beforeha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from meshnet.model.addresses import Prefix
 from meshnet.model.keys import PresharedKey, PublicKey
+from meshnet.model.patched import may_differ, may_lack
 from meshnet.plan.operations import (
     AddAddress,
     AddRoute,
@@ -58,6 +60,33 @@ def plan(want: Host, have: Host, *, remove: bool = True) -> list[Operation]:
     if remove:
         operations += _removals(want, have)
     return operations
+
+
+def spared(want: Host, have: Host, equal: tuple[Host, Host] | None) -> Host:
+    """Return `have` with entries replaced by the wanted ones where these are known to be equal.
+
+    `equal` is what was wanted and what was there when there was nothing to do. Where both are the
+    same objects still, thousands of entries need not be compared again.
+    """
+    if equal is None:
+        return have
+    segments = {
+        name: _spared(want.segments.get(name), segment, *(one.segments.get(name) for one in equal))
+        for name, segment in have.segments.items()
+    }
+    return replace(have, segments=segments)
+
+
+def _spared(
+    want: Segment | None, have: Segment, wanted: Segment | None, had: Segment | None
+) -> Segment:
+    if want is None or wanted is None or had is None:
+        return have
+    if want.fdb is wanted.fdb and have.fdb is had.fdb:
+        have = replace(have, fdb=want.fdb)
+    if want.neighbours is wanted.neighbours and have.neighbours is had.neighbours:
+        have = replace(have, neighbours=want.neighbours)
+    return have
 
 
 def _additions(want: Host, have: Host) -> Iterator[Operation]:
@@ -123,13 +152,23 @@ def plan_peers(
     want: Mapping[PublicKey, Peer], have: Mapping[PublicKey, Peer]
 ) -> Iterator[PeerChange]:
     """Yield changes to peers that are wanted, gifts of prefixes before anything is taken."""
+    differing = [key for key, peer in want.items() if not _is_met(peer, have.get(key))]
+    if not differing:
+        return
     wanted = frozenset(prefix for peer in want.values() for prefix in peer.allowed_ips)
     changes = [
         change
-        for key in sorted(want)
+        for key in differing
         if (change := _peer_change(key, want[key], have.get(key), wanted)) is not None
     ]
     yield from sorted(changes, key=lambda change: (not change.add, change.key))
+
+
+def _is_met(want: Peer, have: Peer | None) -> bool:
+    """Say whether a peer is as wanted: mostly it is the same object, and seldom another."""
+    if want is have or have is None:
+        return want is have
+    return want == (have if want.endpoint else replace(have, endpoint=None))
 
 
 def _peer_change(
@@ -198,13 +237,10 @@ def _segment_removals(name: str, want: Segment | None, have: Segment) -> Iterato
 
 def _differing(want: Mapping[K, V], have: Mapping[K, V]) -> dict[K, V]:
     """Return what is missing or other in `have`, sorted; there may be thousands that are not."""
-    if want is have:
-        return {}
-    differing = [key for key, value in want.items() if have.get(key) != value]
+    differing = [key for key in may_differ(want, have) if have.get(key) != want[key]]
     return {key: want[key] for key in sorted(differing, key=str)}
 
 
 def _without(have: Mapping[K, V], want: Mapping[K, V]) -> dict[K, V]:
-    if want is have:
-        return {}
-    return {key: have[key] for key in sorted((key for key in have if key not in want), key=str)}
+    gone = [key for key in may_lack(want, have) if key not in want]
+    return {key: have[key] for key in sorted(gone, key=str)}

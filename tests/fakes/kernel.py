@@ -103,7 +103,13 @@ class FakeKernel:
     def backend(self) -> str:
         return self.wireguard.backend
 
-    def read(self, networks: Collection[str] | None = None, tunnel: bool = True) -> Host:
+    def read(
+        self,
+        networks: Collection[str] | None = None,
+        tunnel: bool = True,
+        *,
+        trusting: bool = False,
+    ) -> Host:
         wanted = self._networks if networks is None else self._networks.keys() & set(networks)
         return Host(
             tunnel=self._read_tunnel() if tunnel else None,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshnet.model.addresses import Endpoint, Prefix
 from meshnet.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshnet.plan.diff import plan, plan_peers
+from meshnet.plan.diff import plan, plan_peers, spared
 from meshnet.plan.operations import (
     BuildSegment,
     ChangePeers,
@@ -232,3 +232,25 @@ def test_removing_a_network_takes_its_ports_first() -> None:
     assert SetGuard not in map(type, operations)
     assert SetPort not in map(type, operations)
     assert SetNeighbours not in map(type, operations)
+
+
+def test_entries_once_found_equal_are_taken_for_equal_while_they_are_the_same_objects() -> None:
+    vtep = IPv4Address("10.213.0.2")
+    want = Host(segments={"n": Segment(1, 1370, vtep, "", "", frozenset(), fdb={"m": vtep})})
+    same = replace(want.segments["n"], fdb=dict(want.segments["n"].fdb))
+    have = Host(segments={"n": same})
+    assert plan(want, have) == []
+
+    assert spared(want, have, (want, have)).segments["n"].fdb is want.segments["n"].fdb
+    assert spared(want, have, None) is have
+
+
+def test_entries_read_anew_or_wanted_otherwise_are_compared_again() -> None:
+    vtep = IPv4Address("10.213.0.2")
+    want = Host(segments={"n": Segment(1, 1370, vtep, "", "", frozenset(), fdb={"m": vtep})})
+    have = Host(segments={"n": replace(want.segments["n"], fdb={"m": vtep})})
+    drifted = Host(segments={"n": replace(want.segments["n"], fdb={})})
+    other = Host(segments={"n": replace(want.segments["n"], fdb={"k": vtep})})
+
+    assert plan(want, spared(want, drifted, (want, have))) == [SetFdb("n", {"m": vtep})]
+    assert SetFdb("n", {"k": vtep}) in plan(other, spared(other, have, (want, have)))

@@ -376,6 +376,28 @@ async def test_a_network_that_is_built_while_we_listen_is_listened_to(machine: M
     await events.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_trusting_look_sees_what_an_event_has_told_of(machine: Machine) -> None:
+    mend(machine, one(FILLED))
+    machine.set_entry(NET, MAC, None)
+    events = machine.kernel.events()
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    seen_late = machine.kernel.read(trusting=True)
+    assert MAC not in seen_late.segments[NET].fdb  # nobody had listened yet
+    if isinstance(machine, RealHost):
+        assert machine.kernel.read(trusting=True).segments[NET].fdb is seen_late.segments[NET].fdb
+
+    machine.kernel.apply(op.SetFdb(NET, {MAC: FILLED.fdb[MAC]}))
+    assert machine.kernel.read(trusting=True) == one(FILLED)  # before the event of it is heard
+
+    await asyncio.wait_for(waiting, LIMIT_SECONDS)
+    machine.set_neighbour(NET, ADDRESS4, NEW_MAC)
+    seen = await asyncio.wait_for(anext(events), LIMIT_SECONDS)
+    assert NET in seen.networks
+    assert machine.kernel.read(trusting=True).segments[NET].neighbours[ADDRESS4] == NEW_MAC
+    await events.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_change_of_the_guard_is_an_event_of_the_host(machine: Machine) -> None:
     mend(machine, Host(guard=GUARD))
     events = machine.kernel.events()
