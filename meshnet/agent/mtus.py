@@ -42,6 +42,7 @@ class Mtus:
         self._addresses: dict[str, str] = {}
         self._known: dict[str, tuple[Node, Endpoint | None, int]] = {}
         self._limits: dict[str, int] = {}
+        self._scene: tuple[object, ...] = ()
         self._wake = asyncio.Event()
         self.here: tuple[Way, ...] = ()
 
@@ -54,6 +55,10 @@ class Mtus:
         self, peers: Mapping[str, Node], tunnel: Tunnel | None, reachable: Collection[str]
     ) -> bool:
         """Take in who the peers are and where they are now; return whether any limit changed."""
+        scene = (self.here, peers, tunnel.peers if tunnel else None, frozenset(reachable))
+        if scene == self._scene:
+            return False
+        self._scene = scene
         found = {name: self._limit(name, node, tunnel) for name, node in peers.items()}
         for gone in self._known.keys() - found.keys():
             del self._known[gone]
