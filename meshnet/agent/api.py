@@ -7,12 +7,13 @@ access rule.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP = "meshnet"
+LOOK_AGAIN = 2.0
+"""Seconds between two looks whether the socket is still there."""
 Handler = Callable[[web.Request], Awaitable[object]]
 
 
@@ -233,8 +236,9 @@ async def _metrics(request: web.Request) -> web.StreamResponse:
     return web.Response(body=generate_latest(), content_type="text/plain")
 
 
-async def serve(api: Api, path: Path) -> web.AppRunner:
-    """Serve on a unix socket; the caller cleans the runner up."""
+@contextlib.asynccontextmanager
+async def serving(api: Api, path: Path) -> AsyncIterator[None]:
+    """Serve on a unix socket meanwhile, and again where somebody removes it."""
     app = web.Application(client_max_size=local.BODY_LIMIT)
     for method, pattern, handler in api.routes():
         app.router.add_route(method, pattern, _answering(handler))
@@ -244,7 +248,28 @@ async def serve(api: Api, path: Path) -> web.AppRunner:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, _listen(path)).start()
-    return runner
+    keeper = asyncio.create_task(_keep(runner, path), name="agent socket")
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await runner.cleanup()
+
+
+async def _keep(runner: web.AppRunner, path: Path) -> None:
+    while True:
+        await asyncio.sleep(LOOK_AGAIN)
+        with contextlib.suppress(OSError):
+            sock = _listen_again(path)
+            if sock is not None:
+                for site in list(runner.sites):
+                    await site.stop()
+                await web.SockSite(runner, sock).start()
+                log.warning("%s was removed by another program: serving there again", path)
+
+
+def _listen_again(path: Path) -> socket.socket | None:
+    return None if path.exists() else _listen(path)
 
 
 def _listen(path: Path) -> socket.socket:

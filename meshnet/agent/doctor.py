@@ -23,7 +23,7 @@ from meshnet.agent.node import TUNNEL, Machine, MeshNode
 from meshnet.agent.resolver import look_up
 from meshnet.agent.sockets import AGENT_PORT, MeshSockets
 from meshnet.agent.storage import StateDir
-from meshnet.errors import MeshnetError, NotFound
+from meshnet.errors import BadInput, MeshnetError, NotFound
 from meshnet.linux import foreign, netns, probe
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
@@ -63,9 +63,12 @@ async def examine_files(state_dir: Path, a: str, b: str) -> Diagnosis:
     """Examine without an agent: the node as its files and the kernel have it."""
     state = StateDir(state_dir)
     try:
-        state.keys()
+        for read in (state.keys, state.settings, state.attachments):
+            read()
     except NotFound as error:
-        return _no_node(error)
+        return _no_node(f"this machine is no node: {error.message}", error.hint)
+    except BadInput as error:
+        return _no_node(error.message, error.hint)
     kernel = LinuxKernel(pick_backend(), TUNNEL)
     machine = Machine(kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets())
     try:
@@ -82,14 +85,8 @@ async def examine_files(state_dir: Path, a: str, b: str) -> Diagnosis:
         kernel.close()
 
 
-def _no_node(error: MeshnetError) -> Diagnosis:
-    finding = Finding(
-        check="identity",
-        state="wrong",
-        text=f"this machine is no node: {error.message}",
-        do=error.hint,
-        first=True,
-    )
+def _no_node(text: str, do: str) -> Diagnosis:
+    finding = Finding(check="identity", state="wrong", text=text, do=do, first=True)
     return Diagnosis(subject="this machine", at="", findings=(finding,), agent=False)
 
 

@@ -44,9 +44,12 @@ def wrong_key(url: str) -> PinMismatch:
 
 def unreachable(url: str, error: Exception) -> Unavailable:
     """Return the error for whatever keeps a request from being answered."""
+    hint = "Is it up, and do TCP packets get from here to its port?"
     if isinstance(error, TimeoutError):
-        return Unavailable(f"coordinator {url} did not answer in time")
-    return Unavailable(f"coordinator {url} cannot be reached: {error}")
+        return Unavailable(f"coordinator {url} did not answer in time", hint)
+    cause = getattr(error, "os_error", error)
+    reason = getattr(cause, "strerror", None) or cause
+    return Unavailable(f"coordinator {url} cannot be reached: {reason}", hint)
 
 
 def read_problem(url: str, text: bytes, status: int) -> api.Problem:

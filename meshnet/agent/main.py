@@ -104,21 +104,19 @@ class Agent(api.Steward):
             await self._take_away()
 
     async def _work(self) -> None:
-        runner = await api.serve(
-            api.Api(self.node, self.desk, self), self._config.run_dir / local.SOCKET
-        )
+        answers = api.Api(self.node, self.desk, self)
         try:
-            await self.node.run(
-                self.uplink.run,
-                self.rotation.run,
-                self.names.run,
-                self._hosts,
-                self._events,
-                self._accompany,
-                self._ready,
-            )
+            async with api.serving(answers, self._config.run_dir / local.SOCKET):
+                await self.node.run(
+                    self.uplink.run,
+                    self.rotation.run,
+                    self.names.run,
+                    self._hosts,
+                    self._events,
+                    self._accompany,
+                    self._ready,
+                )
         finally:
-            await runner.cleanup()
             await self.client.close()
 
     async def _accompany(self) -> None:

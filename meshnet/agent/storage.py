@@ -38,6 +38,19 @@ T = TypeVar("T")
 
 FILES = ("keys.json", "node.json", "attachments.json", "facts.ndjson", "complete", "docker.json")
 
+LOST_NODE = (
+    "Put a copy of it back, or have this machine join anew: meshnet down --purge, then meshnet join"
+    " with a new token."
+)
+DAMAGED = {
+    "keys.json": LOST_NODE,
+    "node.json": LOST_NODE,
+    "attachments.json": "Put a copy of it back, or move it away and attach what is to be attached"
+    " again; until then all goes on as it is, without an agent.",
+}
+"""What to do where a file has lost what it held, as by a power cut on a bad disk. The journal of
+facts is not among them: what it lost is told again by coordinators and peers."""
+
 
 class KeyFile(msgspec.Struct, frozen=True):
     """The secrets of a node, base64. Never printed. `next`: the key that is to follow, or none."""
@@ -145,7 +158,7 @@ class StateDir:
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error as error:
-            raise BadInput(f"{self.path}/keys.json holds no keys") from error
+            raise BadInput(f"{self.path}/keys.json holds no keys", LOST_NODE) from error
 
     def settings(self) -> Settings:
         """Return the node's settings; NotFound before it has joined."""
@@ -175,7 +188,10 @@ class StateDir:
             raise NotFound(f"{path} does not exist", "Join a mesh first: meshnet join.") from error
         except OSError as error:
             raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-        return codec.decode(data, kind, str(path))
+        try:
+            return codec.decode(data, kind, str(path))
+        except BadInput as error:
+            raise BadInput(error.message, DAMAGED[name]) from error
 
     def _write(self, name: str, value: object) -> None:
         write_atomically(self.path / name, codec.encode(value) + b"\n")
@@ -198,6 +214,11 @@ class Journal:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise Unavailable(
+                f"{self._path} cannot be read: {error.strerror}",
+                "Move it away: all that is in it is told again by coordinators and peers.",
+            ) from error
         facts = []
         for number, line in enumerate(lines, 1):
             try:
@@ -235,12 +256,16 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     aside = path.with_name(f".{path.name}.new")
     with _storage_errors(path):
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        aside.replace(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

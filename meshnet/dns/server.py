@@ -51,11 +51,10 @@ class Server:
         self.listeners: dict[Key, Listener] = {}
         self._running = True
         self._serial = 1
-        self._control = _control_socket(path)
+        self._serve_path()
 
     def run(self) -> None:
         """Serve until told to stop."""
-        self.poller.add(self._control.fileno(), READ, self._accept_session)
         # What is here by now stays; no collection needs to look at it again.
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -67,11 +66,43 @@ class Server:
             if now - swept >= SWEEP_SECONDS:
                 swept = now
                 self._desk.sweep()
-        os.unlink(self._path)  # noqa: PTH108 - pathlib would be as much again
+                self._stay_findable()
+        if self._is_found():
+            os.unlink(self._path)  # noqa: PTH108 - pathlib would be as much again
         self._control.close()
 
     def stop(self) -> None:
         self._running = False
+
+    def _serve_path(self) -> None:
+        self._control = _control_socket(self._path)
+        status = os.stat(self._path)  # noqa: PTH116 - as below
+        self._place = status.st_dev, status.st_ino
+        self.poller.add(self._control.fileno(), READ, self._accept_session)
+
+    def _stay_findable(self) -> None:
+        """Serve the path again when somebody removed it. End when another process serves it by now:
+        nobody finds us there any more, and that one needs our ports."""
+        if self._is_found():
+            return
+        before = self._control
+        try:
+            self._serve_path()
+        except Conflict:
+            self.stop()
+        except OSError:
+            return
+        else:
+            self.poller.remove(before.fileno())
+            before.close()
+
+    def _is_found(self) -> bool:
+        """Say whether the path leads to our socket, as far as its place in the directory tells."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - as below
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._place
 
     def _accept_session(self, events: int) -> None:
         del events
@@ -155,6 +186,7 @@ class Server:
 
 def _control_socket(path: str) -> socket:
     """Return the listening control socket; raise Conflict when another process serves there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - as above
     sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK)
     probe = socket(AF_UNIX, SOCK_SEQPACKET)
     served = probe.connect_ex(path) == 0

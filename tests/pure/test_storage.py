@@ -183,3 +183,31 @@ def test_purge_removes_our_files_and_nothing_else(state: StateDir) -> None:
     state.purge()
     assert sorted(path.name for path in state.path.iterdir()) == ["theirs"]
     assert not any((state.path / name).exists() for name in FILES)
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b'{"identity":', b"\x00" * 200], ids=["empty", "cut", "zeros"]
+)
+@pytest.mark.parametrize("name", ["keys.json", "node.json", "attachments.json"])
+def test_a_file_that_lost_what_it_held_is_named_with_what_to_do(
+    state: StateDir, name: str, held: bytes
+) -> None:
+    read = {
+        "keys.json": state.make_keys,
+        "node.json": state.settings,
+        "attachments.json": state.attachments,
+    }
+    (state.path / name).write_bytes(held)
+    with pytest.raises(BadInput) as caught:
+        read[name]()
+    assert f"{state.path}/{name} is not valid" in caught.value.message
+    assert caught.value.hint.startswith("Put a copy of it back, or ")
+    assert (state.path / name).read_bytes() == held
+
+
+def test_a_journal_that_cannot_be_read_is_an_error_that_says_what_to_do(state: StateDir) -> None:
+    (state.path / "facts.ndjson").mkdir()
+    with pytest.raises(Unavailable) as caught:
+        state.journal().load()
+    assert "facts.ndjson cannot be read: Is a directory" in caught.value.message
+    assert caught.value.hint.startswith("Move it away")

@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -238,6 +239,38 @@ async def test_a_process_that_hangs_is_ended_and_replaced(served: Served) -> Non
     await served.feed.publish(mesh())
     await served.feed.listen(HOST, HERE, served.port)
     assert await served.short("web.mesh") == WEB4
+
+
+async def test_a_run_directory_that_is_wiped_comes_back_and_the_next_agent_adopts(
+    tmp_path: Path,
+) -> None:
+    feed, path = DnsFeed(tmp_path / "run" / "dns.sock"), tmp_path / "run" / "dns.sock"
+    await feed.start()
+    pid = feed.pid
+    shutil.rmtree(path.parent)
+    await asyncio.to_thread(wait_until, path.exists, 5, "the control socket is back")
+    await feed.close()
+    feed = DnsFeed(path)
+    await feed.start()
+    assert feed.pid == pid
+    await feed.stop()
+    assert not path.exists()
+
+
+async def test_a_process_whose_place_another_has_taken_ends_and_leaves_the_ports_to_it(
+    served: Served,
+) -> None:
+    lost = served.feed.pid
+    assert lost is not None
+    served.path.unlink()
+    other = DnsFeed(served.path)
+    await other.start()
+    assert other.pid != lost
+    await asyncio.to_thread(wait_until, lambda: state_of(lost) in ("gone", "Z"), 5, "it ends")
+    await other.publish(mesh(web(9)))
+    await other.listen(HOST, HERE, served.port)
+    await served.until(["10.214.0.9"], "web.mesh")
+    await other.close()
 
 
 async def test_nothing_is_raised_when_no_process_can_be_started(

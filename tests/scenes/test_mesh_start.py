@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import stat
@@ -96,6 +97,14 @@ def test_only_root_and_its_group_may_ask_the_agent_and_read_the_keys(mesh: Mesh)
         assert seen.st_uid == 0
         assert not stat.S_IMODE(seen.st_mode) & stat.S_IRWXO, path
     assert stat.S_IMODE(host.file("/var/lib/meshnet/keys.json").stat().st_mode) == 0o600
+
+
+def test_an_agent_whose_run_directory_is_wiped_answers_there_again(mesh: Mesh) -> None:
+    node = mesh.nodes["n1"]
+    shutil.rmtree(node.host.file("/run/meshnet"))
+    node.wait_until_it_answers(10)
+    wait_until(node.host.file("/run/meshnet/dns.sock").exists, 5, "the DNS server is found again")
+    assert node.dig("n2.mesh") == [mesh.nodes["n2"].address4]
 
 
 # Tokens that are no good
