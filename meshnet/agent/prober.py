@@ -7,7 +7,9 @@ the others a hint, once: those whom a hint has made look pass none on.
 
 Where the peer's agent is down, its kernel answers for it, and the probe comes back bounced. The
 tunnel and the containers behind it are as reachable as ever then, so this counts as an answer, and
-restarting an agent takes nothing out of anybody's DNS.
+restarting an agent takes nothing out of anybody's DNS. An agent that is there and gets no time (a
+starved host, a stopped process) answers nothing and nothing bounces: once an answer was missed, the
+peer's kernel is asked, too.
 """
 
 from __future__ import annotations
@@ -130,12 +132,18 @@ class Prober:
             for node, nonce in self.liveness.due(now):
                 if node in silent:
                     continue
-                self._send(Probe(ASK, nonce, digest), self._addresses[node])
+                self._ask(node, Probe(ASK, nonce, digest))
         if lost:
             self._heard -= lost
             self._pass_on(lost - self._hinted)
             self._hinted -= lost
             self._changed(lost)
+
+    def _ask(self, node: str, probe: Probe) -> None:
+        address = self._addresses[node]
+        self._send(probe, address)
+        if self._socket is not None and self.liveness.is_doubted(node):
+            self._socket.echo(probe.pack(), address)
 
     def _pass_on(self, lost: set[str]) -> None:
         """Tell the others of peers that this node has found gone."""

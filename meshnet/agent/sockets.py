@@ -3,6 +3,7 @@
 They are opened before the address is there (IP_FREEBIND), so no order between them and the tunnel
 has to be kept. A probe that reaches a host whose agent is down comes back as ICMP "port
 unreachable" (RFC 1122, section 3.2.2.1) with the probe inside: that is told apart, as `bounced`.
+Where an agent is there and does not get to it, its kernel can be asked to send the probe back.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 from typing import Protocol
+
+from meshnet.errors import BadInput
+from meshnet.wire import echo
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +28,9 @@ IP_FREEBIND = 15
 IP_RECVERR = 11
 IP_MTU_DISCOVER, PMTUDISC_PROBE = 10, 3
 ORIGIN_ICMP, UNREACHABLE, PORT = 2, 3, 3
+SOL_RAW, ICMP_FILTER = 255, 1
+NO_BUT_REPLIES = ~(1 << echo.REPLY) & 0xFFFFFFFF
+"""A bit for each type of ICMP that is not wanted (raw(7))."""
 DRAIN = 256
 
 Receive = Callable[[bytes, str], None]
@@ -34,6 +42,10 @@ class Datagrams(Protocol):
 
     def send(self, data: bytes, address: str) -> None:
         """Send to a mesh address; what cannot be sent is lost, as on any network."""
+        ...
+
+    def echo(self, data: bytes, address: str) -> None:
+        """Have the kernel at a mesh address send this back: then it has bounced."""
         ...
 
     def close(self) -> None: ...
@@ -88,16 +100,26 @@ class _Udp:
         # What is sent may not be cut, and may be larger than the route says: it asks for the size.
         self._socket.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
         self._socket.bind((str(address), AGENT_PORT))
+        self._echoes = _raw_icmp(address)
         asyncio.get_running_loop().add_reader(self._socket, self._read)
+        if self._echoes is not None:
+            asyncio.get_running_loop().add_reader(self._echoes, self._read_echoes, self._echoes)
 
     def send(self, data: bytes, address: str) -> None:
         # No endpoint yet, no route, a full buffer: all of it is one packet lost.
         with contextlib.suppress(OSError):
             self._socket.sendto(data, (address, AGENT_PORT))
 
+    def echo(self, data: bytes, address: str) -> None:
+        if self._echoes is not None:
+            with contextlib.suppress(OSError):
+                self._echoes.sendto(echo.pack(data), (address, 0))
+
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        for one in (self._socket, self._echoes):
+            if one is not None:
+                asyncio.get_running_loop().remove_reader(one)
+                one.close()
 
     def _read(self) -> None:
         for _ in range(DRAIN):
@@ -121,6 +143,29 @@ class _Udp:
                 return
             if any(_is_port_unreachable(*note) for note in notes):
                 self._bounced(data, address)
+
+    def _read_echoes(self, echoes: socket.socket) -> None:
+        for _ in range(DRAIN):
+            try:
+                packet, (address, *_rest) = echoes.recvfrom(2048)
+            except OSError:
+                return
+            with contextlib.suppress(BadInput):
+                self._bounced(echo.parse(packet), address)
+
+
+def _raw_icmp(address: IPv4Address) -> socket.socket | None:
+    """Open ICMP for replies to this address; None where we may not (CAP_NET_RAW)."""
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    try:
+        opened = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
+    except PermissionError:
+        log.info("no CAP_NET_RAW: a peer whose agent has no time cannot be told from one gone")
+        return None
+    opened.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+    opened.setsockopt(SOL_RAW, ICMP_FILTER, NO_BUT_REPLIES.to_bytes(4, sys.byteorder))
+    opened.bind((str(address), 0))
+    return opened
 
 
 def _is_port_unreachable(level: int, kind: int, data: bytes) -> bool:

@@ -124,6 +124,11 @@ class Liveness:
         peer = self._peers.get(node)
         return peer.reach if peer else Reach.UNKNOWN
 
+    def is_doubted(self, node: str) -> bool:
+        """Say whether a reachable peer has not answered the last time."""
+        peer = self._peers.get(node)
+        return peer is not None and peer.reach is Reach.REACHABLE and peer.misses > 0
+
     def since(self, node: str) -> float | None:
         """Return when the peer entered its present state."""
         peer = self._peers.get(node)

@@ -34,3 +34,11 @@ def seconds_until(predicate: Callable[[], object], limit: float, what: str) -> f
     start = time.monotonic()
     wait_until(predicate, limit, what, pause=0.02)
     return time.monotonic() - start
+
+
+def stays(predicate: Callable[[], object], seconds: float, what: str) -> None:
+    """Look for a while; raise AssertionError as soon as `predicate` is not true."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert predicate(), f"no longer: {what}"
+        time.sleep(0.1)

@@ -22,12 +22,15 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[tuple[int, str]] = []
         self.hints: list[tuple[str, str]] = []
+        self.echoed: list[str] = []
         self.alive: set[str] = set()
+        self.deaf: set[str] = set()
         self.more = asyncio.Event()
         self.receive: Receive | None = None
+        self.bounce: Receive | None = None
 
     def datagrams(self, address: IPv4Address, received: Receive, bounced: Receive) -> Datagrams:
-        self.receive = received
+        self.receive, self.bounce = received, bounced
         return self
 
     async def listen(self, address: IPv4Address, serve: Serve) -> Listener:
@@ -45,6 +48,13 @@ class Wire:
             if probe.kind == ASK and address in self.alive:
                 assert self.receive is not None
                 self.receive(Probe(ANSWER, probe.nonce, "").pack(), address)
+        self.more.set()
+
+    def echo(self, data: bytes, address: str) -> None:
+        self.echoed.append(address)
+        if address in self.deaf:
+            assert self.bounce is not None
+            self.bounce(data, address)
         self.more.set()
 
     def close(self) -> None:
@@ -119,3 +129,18 @@ async def test_who_finds_a_peer_gone_in_a_large_mesh_tells_the_others_unless_it_
         wire.receive(Hint((A,)).pack(), str(B))
         await until(wire, lambda: prober.liveness.reachable == {"b"})
         assert wire.hints == [(str(A), str(B))]
+
+
+async def test_the_kernel_of_a_peer_that_misses_an_answer_is_asked_and_believed() -> None:
+    wire = Wire()
+    async with probing(wire) as prober:
+        wire.alive = {str(A)}
+        await until(wire, lambda: prober.liveness.reachable == {"a"})
+        assert wire.echoed == []
+
+        wire.alive, wire.deaf = set(), {str(A)}
+        await until(wire, lambda: len(wire.echoed) >= 2)
+        assert prober.liveness.reachable == {"a"}
+
+        wire.deaf = set()
+        await until(wire, lambda: not prober.liveness.reachable)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnet.errors import BadInput, MeshnetError
-from meshnet.wire import api, codec, local
+from meshnet.wire import api, codec, echo, local
 from meshnet.wire.probe import Probe
 
 plain = (
@@ -76,6 +76,25 @@ def test_any_packet_is_a_probe_or_an_error(packet: bytes) -> None:
     except BadInput:
         return
     assert Probe.parse(probe.pack()) == probe
+
+
+IPV4 = bytes([0x45]) + bytes(19)
+HEADERS = st.integers(0x45, 0x4F).map(lambda first: bytes([first]).ljust(4 * (first & 15), b"\0"))
+
+
+@given(HEADERS, st.binary(max_size=60))
+def test_what_an_echo_brings_back_is_what_was_sent(header: bytes, data: bytes) -> None:
+    request = echo.pack(data)
+    assert echo.checksum(request) == 0
+    assert echo.parse(header + bytes([echo.REPLY]) + request[1:]) == data
+    with pytest.raises(BadInput):
+        echo.parse(header + request)
+
+
+@given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: IPV4 + tail))
+def test_any_packet_is_a_reply_to_an_echo_or_an_error(packet: bytes) -> None:
+    with suppress(BadInput):
+        echo.parse(packet)
 
 
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40), st.integers())

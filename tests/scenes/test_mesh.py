@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import wait_until
 from tests.lab.mesh import Mesh, Node
-from tests.lab.waiting import seconds_until
+from tests.lab.waiting import seconds_until, stays
 from tests.scenes.mesh_scenes import (
     attached,
     can_ping,
@@ -21,6 +22,9 @@ from tests.scenes.mesh_scenes import (
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 IPV4_HEAD, IPV6_HEAD, ICMP_HEAD = 20, 40, 8
+
+NOTICED = 5.0
+"""Seconds in which each of six nodes notices that another has gone."""
 
 SOON = 4.0
 """Seconds that are less than WireGuard waits before it tries a handshake again, which is five."""
@@ -163,6 +167,16 @@ def test_an_agent_that_is_killed_and_started_again_loses_no_packet(mesh: Mesh) -
         wait_until(lambda: a.node.whole, 20, "the agent is back")
         assert lost_of(ping) == 0
         assert a.node.plan() == ()
+
+
+def test_a_node_whose_agent_stands_still_is_reached_all_the_same(mesh: Mesh) -> None:
+    still, others = mesh.nodes["n4"], [node for node in mesh if node.name != "n4"]
+    assert still.agent is not None
+    still.agent.send(signal.SIGSTOP)
+    try:
+        stays(lambda: all(reaches(node, "n4") for node in others), NOTICED, "all reach n4")
+    finally:
+        still.agent.send(signal.SIGCONT)
 
 
 def test_a_node_that_dies_leaves_the_answers_within_ten_seconds(mesh: Mesh) -> None:

@@ -96,7 +96,7 @@ class SimSockets:
 
     def datagrams(self, address: IPv4Address, received: Receive, bounced: Receive) -> Datagrams:
         self._settle(address).received = received
-        return _SimUdp(self._wires, self._settle(address))
+        return _SimUdp(self._wires, self._settle(address), bounced)
 
     async def listen(self, address: IPv4Address, serve: Serve) -> Listener:
         self._settle(address).serve = serve
@@ -121,12 +121,17 @@ class SimSockets:
 
 
 class _SimUdp:
-    def __init__(self, wires: Wires, place: Place) -> None:
+    def __init__(self, wires: Wires, place: Place, bounced: Receive) -> None:
         self._wires = wires
         self._place = place
+        self._bounced = bounced
 
     def send(self, data: bytes, address: str) -> None:
         self._wires.deliver(self._place.address, address, data)
+
+    def echo(self, data: bytes, address: str) -> None:
+        if self._wires.passes(self._place.address, address):
+            asyncio.get_running_loop().call_soon(self._bounced, data, address)
 
     def close(self) -> None:
         self._place.received = None
