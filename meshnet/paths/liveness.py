@@ -39,7 +39,8 @@ PROBES_PER_SECOND = 5
 EAGERNESS = 10
 """How many times as many probes a second may go to peers that have not answered yet."""
 BEAT = 0.5
-"""Seconds between the turns of a large mesh: several probes at a time cost a node one awakening."""
+"""Seconds between the turns of a large mesh: several probes at a time cost a node one awakening.
+Each node has beats of its own, since many may share a clock and a core."""
 ANSWER_LIMIT = 0.4
 """Seconds without an answer after which a probe counts as missed."""
 MISSES = 3
@@ -86,6 +87,7 @@ class Liveness:
         """`own` is this node's id, so that no two nodes draw the same lots."""
         self._rate = probes_per_second
         self._own = own
+        self._beat = BEAT * _lot(own)
         self._peers: dict[str, _Peer] = {}
         self._probes: list[tuple[float, str]] = []
         self._verdicts: list[tuple[float, str]] = []
@@ -223,9 +225,10 @@ class Liveness:
         """Return when a peer that has answered is asked again: now sooner and now later, by lot, so
         that a node is not looked at by all the others in the same moment, and what probes tell
         besides (see `wire.probe`) spreads at all times."""
-        lot = crc32(f"{self._own} {node} {self._nonce}".encode()) / 2**32
+        lot = _lot(f"{self._own} {node} {self._nonce}")
         turn = now + 1.0 + 2.0 * (self.strain * self.idle_interval - 1.0) * lot
-        return ceil(turn / BEAT) * BEAT if self.is_sparse else turn
+        beats = ceil((turn - self._beat) / BEAT)
+        return self._beat + BEAT * beats if self.is_sparse else turn
 
     def heard(self, node: str, now: float) -> bool:
         """A probe of theirs came through the tunnel: say whether we thought them gone, and ask."""
@@ -252,3 +255,8 @@ class Liveness:
         """Return the seconds until `due` or `missed` has something to do."""
         entries = (self._first_probe(), self._first_verdict())
         return max(0.0, min((entry[0] for entry in entries if entry), default=now + 1.0) - now)
+
+
+def _lot(words: str) -> float:
+    """Return a number in 0..1 that is always the same for these words."""
+    return crc32(words.encode()) / 2**32
