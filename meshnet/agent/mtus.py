@@ -55,7 +55,8 @@ class Mtus:
         self, peers: Mapping[str, Node], tunnel: Tunnel | None, reachable: Collection[str]
     ) -> bool:
         """Take in who the peers are and where they are now; return whether any limit changed."""
-        scene = (self.here, peers, tunnel.peers if tunnel else None, frozenset(reachable))
+        places = {name: (node.membership.address4, node.record) for name, node in peers.items()}
+        scene = (self.here, places, tunnel.peers if tunnel else None, frozenset(reachable))
         if scene == self._scene:
             return False
         self._scene = scene

@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass, field
-from functools import total_ordering
+from functools import lru_cache, total_ordering
 
 from nacl.bindings import (
     crypto_scalarmult,
@@ -29,6 +29,10 @@ from meshnet.errors import BadInput, NotAuthentic
 
 KEY_BYTES = 32
 NODE_ID_BYTES = 10
+
+KEPT = 1 << 13
+"""Identity keys that are remembered by their text: each comes with every fact of its writer, and
+with every vector."""
 
 
 @total_ordering
@@ -127,7 +131,7 @@ class IdentityKey(Key):
     @classmethod
     def parse(cls, text: str) -> IdentityKey:
         """Read base64url without padding; raise BadInput for anything else."""
-        return cls(_decode(text + "=", base64.urlsafe_b64decode, text + "=", "identity key"))
+        return _identity(text)
 
     @property
     def node_id(self) -> str:
@@ -146,6 +150,11 @@ class IdentityKey(Key):
 
     def __str__(self) -> str:
         return base64.urlsafe_b64encode(self.raw).decode().rstrip("=")
+
+
+@lru_cache(maxsize=KEPT)
+def _identity(text: str) -> IdentityKey:
+    return IdentityKey(_decode(text + "=", base64.urlsafe_b64decode, text + "=", "identity key"))
 
 
 @dataclass(frozen=True, slots=True)

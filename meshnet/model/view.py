@@ -121,9 +121,13 @@ class Viewer:
         self._statements = Statements()
         self._nodes: dict[str, Node] = {}
         self._claims: Mapping[PublicKey, str] = {}
+        self._view = View()
 
     def view(self, facts: FactSet, changed: Iterable[Fact], now: float) -> View:
-        """Return the view of `facts` at `now`; `changed` are those new since the last call."""
+        """Return the view of `facts` at `now`; `changed` are those new since the last call.
+
+        It is the same object while nothing changes.
+        """
         changed = list(changed)
         writers = {fact.slot.writer for fact in changed}
         before = self._statements
@@ -131,11 +135,13 @@ class Viewer:
             self._statements = derive_statements(self._root, facts, now)
             self._claims = proven_keys(self._statements)
         after = self._statements
-        self._nodes = {
-            node_id: self._node(membership, before, facts, writers)
-            for node_id, membership in sorted(after.memberships.items())
-        }
-        return View(after, dict(self._nodes), facts.digest)
+        if changed or after is not before or self._view.digest != facts.digest:
+            self._nodes = {
+                node_id: self._node(membership, before, facts, writers)
+                for node_id, membership in sorted(after.memberships.items())
+            }
+            self._view = View(after, self._nodes, facts.digest)
+        return self._view
 
     def _statements_stale(self, changed: list[Fact], now: float) -> bool:
         by_mesh = any(fact.slot.kind in _STALING_KINDS for fact in changed)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 from typing import Any
 
 import msgspec
@@ -98,7 +99,7 @@ def open_fact(signed: SignedFact) -> Fact:
     if codec.canonical(payload) != payload:
         raise BadInput(f"{head.kind} {head.key!r} is not in canonical form")
     body = _body(head)
-    slot = Slot(head.writer, head.kind, head.key)
+    slot = Slot(head.writer, sys.intern(head.kind), head.key)
     return Fact(slot, head.sequence, body, head.body is None, payload, signature)
 
 
