@@ -94,6 +94,8 @@ class Attachments:
         self._boot = boot
         self._is_behind = False
         self.fault = ""
+        self.absent: tuple[str, str] | None = None
+        """Why this host is not on a network it should be on, and what to do."""
         self._take({(item.network, item.name): item for item in state.attachments()})
 
     def _take(self, items: dict[Key, LocalAttachment]) -> None:

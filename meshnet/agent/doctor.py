@@ -30,7 +30,7 @@ from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.underlay import underlay
 from meshnet.linux.ways import ways
 from meshnet.linux.wireguard import find_free_port, is_port_free
-from meshnet.model.addresses import Address, Endpoint
+from meshnet.model.addresses import Address, Endpoint, gateway
 from meshnet.model.names import ZONE
 from meshnet.model.records import Attachment
 from meshnet.model.view import Node
@@ -41,6 +41,7 @@ from meshnet.plan.evidence import (
     Evidence,
     Subject,
     Tried,
+    Way,
     certificate_of,
     ends_inside,
     resolve,
@@ -154,15 +155,37 @@ class Doctor:
             port_taken=bool(wanted and not actual and not is_port_free(wanted)),
             port_open=not actual or not is_port_free(actual),
             gone=tuple(item.netns for item in node.attachments.vanished()),
-            ways=await asyncio.to_thread(self._ways, peer),
+            ways=await asyncio.to_thread(self._ways, peer, want),
+            underlay=tuple((item.link, item.address) for item in node.machine.underlay()),
+            endpoint=await asyncio.to_thread(self._endpoint, peer, have),
+            refused=tuple(node.reconciler.failing),
+            absent=node.attachments.absent,
+            unwritten=node.book.fault or node.attachments.fault,
         )
 
-    def _ways(self, peer: Subject | None) -> tuple[tuple[Address, str], ...]:
-        """Return by which links the kernel sends to the peer in question, or to some of all."""
+    def _ways(self, peer: Subject | None, want: Host) -> tuple[Way, ...]:
+        """Return by which links the kernel sends to the peer in question, or to some of all, and to
+        the networks that this host is on."""
         nodes = [peer.node] if peer and peer.node else list(self._node.view.nodes.values())
         others = [node.membership for node in nodes if node.id != self._node.id][:TRIED_BY_HAND]
-        addresses = [address for one in others for address in (one.address4, one.address6)]
-        return tuple(ways(addresses).items()) if addresses else ()
+        wanted: dict[Address, str] = {}
+        for one in others:
+            wanted |= dict.fromkeys((one.address4, one.address6), TUNNEL)
+        for network, segment in want.segments.items():
+            for port in (port for port in segment.ports.values() if port.netns == HOST):
+                prefixes = self._node.view.networks[network].prefixes
+                wanted |= dict.fromkeys(map(gateway, prefixes), port.interface)
+        found = ways(wanted) if wanted else {}
+        return tuple(Way(address, found[address], link) for address, link in wanted.items())
+
+    def _endpoint(self, peer: Subject | None, have: Host) -> tuple[Endpoint, str] | None:
+        """Return where the peer is, as the kernel has it, and by which link that is reached."""
+        record = peer.node.record if peer and peer.node else None
+        known = have.tunnel.peers.get(record.wireguard[0]) if have.tunnel and record else None
+        if known is None or known.endpoint is None:
+            return None
+        (link,) = ways([known.endpoint.address]).values()
+        return known.endpoint, link
 
     async def _clock(self) -> tuple[int | None, str]:
         """Return the coordinator's clock less ours in seconds, or why it is not known."""

@@ -157,9 +157,11 @@ class Agent(api.Steward):
                 if self.node.me is not None:
                     await self._attach_hosts()
                     await self._lease_ahead()
+                self.node.attachments.absent = None
                 pause = min(pause * 1.5, HOST_RETRY_LAST)
             except MeshnetError as error:
-                log.debug("host's own attachments wait: %s", error.message)
+                why = f"this host is not on all its networks: {error.message}"
+                self.node.attachments.absent = why, error.hint
                 pause = min(pause * 2, HOST_RETRY_LAST)
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))
 
@@ -214,7 +216,9 @@ class Agent(api.Steward):
     def _warnings(self) -> list[str]:
         me = self.node.me
         warnings = [f"the kernel refuses: {text}" for text in self.node.reconciler.failing]
-        warnings += [text for text in (self.node.book.fault, self.node.attachments.fault) if text]
+        absent, _ = self.node.attachments.absent or ("", "")
+        faults = (self.node.book.fault, self.node.attachments.fault, absent)
+        warnings += filter(None, faults)
         if me is None:
             warnings.append("this node is no member: its certificate is missing, over or revoked")
         elif me.membership.not_after - time.time() < CERTIFICATE_ALARM:

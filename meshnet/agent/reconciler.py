@@ -205,7 +205,10 @@ class Reconciler:
     def _report(self, want: Host, outcome: Outcome) -> None:
         self.last = time.time()
         self._count(outcome, drifted=outcome.audit and want == self._settled)
-        self.failing = [f"{operation}: {error.message}" for operation, error in outcome.failed]
+        self.failing = [
+            f"{operation}: {error.message}{error.hint and f' ({error.hint})'}"
+            for operation, error in outcome.failed
+        ]
         self.failing += [outcome.unread] if outcome.unread else []
         now = time.monotonic()
         if outcome.audit:

@@ -11,9 +11,11 @@ port, which is none before it has a master.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Mapping
 
+from meshnet.errors import KernelRefused
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, attribute, message
 from meshnet.linux.rtnetlink import RTM_NEWLINK, Link, mac_bytes
@@ -51,7 +53,13 @@ def make_vxlan(home: Namespace, target: int, segment: Segment) -> None:
     )
     body = _named(VXLAN, segment.vtep_mac, segment.mtu) + attribute(_NETNS, _U32.pack(target))
     what = f"create VXLAN device with VNI {segment.vni} and port {VXLAN_PORT}"
-    _make(home, body + _info("vxlan", *data), what)
+    try:
+        _make(home, body + _info("vxlan", *data), what)
+    except KernelRefused as error:
+        if error.errno != errno.EEXIST:
+            raise
+        hint = "Take the other device away that has them: see `ip -d link show type vxlan`."
+        raise KernelRefused(error.message, error.errno, hint) from error
 
 
 def make_bridge(space: Namespace, name: str, mac: str, mtu: int) -> None:

@@ -120,7 +120,8 @@ class Namespace:
             known = self.route_mtus(index)
             if prefix not in known:
                 raise Conflict(
-                    f"{what}: there is one that is not ours", f"See ip route show {prefix}."
+                    f"{what}: there is one that is not ours",
+                    f"See `ip route show {prefix}`, and take it away; we try again.",
                 ) from error
             if known[prefix] != mtu:
                 self.remove_route(index, prefix)

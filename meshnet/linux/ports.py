@@ -118,7 +118,7 @@ def _make(space: Space, there: Inside, name: str, port: Port) -> tuple[rt.Link, 
             raise
         raise Conflict(
             f"{there.what} has a link {port.interface} already",
-            "Choose another interface name.",
+            "Take it away, or choose another interface name.",
         ) from error
     return space.require(name), there.require(port.interface)
 

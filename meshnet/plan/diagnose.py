@@ -1,7 +1,7 @@
 """Pure. The doctor's judgement: from evidence to findings, check by check, in the order of causes.
 
     identity  clock  map            who we are, when, and whether we know of the other
-    firewall  port  tunnel  peer    what must be there before a handshake
+    underlay  firewall  port  tunnel  peer    what must be there before a handshake
     handshake  MTU  route           whether packets pass, of which size, and whether they are sent
     FDB  neighbour  bridge  container  reach    the network inside, up to the container
     DNS  agent                      names, and who keeps all this in order
@@ -19,7 +19,9 @@ import msgspec
 
 from meshnet.plan.drift import drift
 from meshnet.plan.evidence import Certificate, Evidence, ends_inside
+from meshnet.plan.findings import mend, note, ok, skipped, wrong
 from meshnet.plan.firewall import Drop, Rule
+from meshnet.plan.outward import check_route, check_underlay
 from meshnet.plan.state import Peer, PeerStatus
 from meshnet.wire.local import Diagnosis, Finding
 
@@ -55,22 +57,6 @@ def _subject(evidence: Evidence) -> str:
     return f"{here} → {evidence.peer.name}"
 
 
-def _ok(check: str, text: str) -> Finding:
-    return Finding(check=check, state="ok", text=text)
-
-
-def _note(check: str, text: str, do: str = "") -> Finding:
-    return Finding(check=check, state="note", text=text, do=do)
-
-
-def _skipped(check: str, text: str) -> Finding:
-    return Finding(check=check, state="skipped", text=text)
-
-
-def _wrong(check: str, text: str, do: str) -> Finding:
-    return Finding(check=check, state="wrong", text=text, do=do)
-
-
 # Who we are, when, and whether we know of the other
 
 
@@ -80,14 +66,14 @@ def check_identity(evidence: Evidence) -> Finding:
     if fault:
         do = "Join again with a new token: meshnet down --purge, then meshnet join."
         renew = "Bring a coordinator back: the agent renews by itself while the certificate holds. "
-        return _wrong("identity", fault, renew + do if "expired" in fault else do)
+        return wrong("identity", fault, renew + do if "expired" in fault else do)
     if evidence.foreign_key:
-        return _wrong(
-            "identity", "the tunnel has another private key than this node", _mend(evidence)
+        return wrong(
+            "identity", "the tunnel has another private key than this node", mend(evidence)
         )
     membership = evidence.certificate.membership
     assert membership is not None
-    return _ok("identity", f"member {membership.name} until {_date(membership.not_after)}")
+    return ok("identity", f"member {membership.name} until {_date(membership.not_after)}")
 
 
 def _certificate_fault(who: str, certificate: Certificate, evidence: Evidence) -> str:
@@ -105,15 +91,15 @@ def check_clock(evidence: Evidence) -> Finding:
     """The coordinator's clock and ours agree."""
     if evidence.offset is None:
         why = evidence.no_coordinator or "it was not asked"
-        return _note("clock", f"no coordinator to compare with: {why}")
+        return note("clock", f"no coordinator to compare with: {why}")
     if abs(evidence.offset) > CLOCK_TOLERANCE:
         side = "behind" if evidence.offset > 0 else "ahead of"
-        return _wrong(
+        return wrong(
             "clock",
             f"our clock is {abs(evidence.offset)} s {side} the coordinator's",
             "Set the clock of the one that is wrong; run NTP on both.",
         )
-    return _ok("clock", f"{abs(evidence.offset)} s off the coordinator's")
+    return ok("clock", f"{abs(evidence.offset)} s off the coordinator's")
 
 
 def check_map(evidence: Evidence) -> Finding | None:
@@ -123,30 +109,30 @@ def check_map(evidence: Evidence) -> Finding | None:
             return _unknown_end(end.word, evidence)
     if evidence.peer is None or evidence.peer.node is None:
         count = len(evidence.view.nodes)
-        return _ok("map", f"{count} nodes, digest {evidence.digest[:12]}")
+        return ok("map", f"{count} nodes, digest {evidence.digest[:12]}")
     node = evidence.peer.node
     if node.record is None:
-        return _wrong(
+        return wrong(
             "map",
             f"{node.name} is a member but has never said how to reach it",
             f"Start its agent: on {node.name}, systemctl start meshnet-agent.",
         )
     apart = _networks_apart(evidence)
     if apart:
-        return _wrong("map", apart, "Attach both to one network: meshnet attach --network.")
+        return wrong("map", apart, "Attach both to one network: meshnet attach --network.")
     if evidence.peer_digest and evidence.peer_digest != evidence.digest:
         theirs, ours = evidence.peer_digest[:12], evidence.digest[:12]
-        return _note("map", f"{node.name} has other facts (digest {theirs}) than we ({ours})")
+        return note("map", f"{node.name} has other facts (digest {theirs}) than we ({ours})")
     count = len(node.attachments)
-    return _ok("map", f"{node.name} is known, with {count} attachment{'s' * (count != 1)}")
+    return ok("map", f"{node.name} is known, with {count} attachment{'s' * (count != 1)}")
 
 
 def _unknown_end(word: str, evidence: Evidence) -> Finding:
     if evidence.peer_certificate.membership is not None:
         fault = _certificate_fault(word, evidence.peer_certificate, evidence)
         if fault:
-            return _wrong("map", fault, f"Have {word} join again with a new token.")
-    return _wrong(
+            return wrong("map", fault, f"Have {word} join again with a new token.")
+    return wrong(
         "map",
         f"no node, attachment or service {word} is in our facts",
         "See `meshnet nodes` and `meshnet services`; is it attached, and is its agent running?",
@@ -172,14 +158,12 @@ def check_firewall(evidence: Evidence) -> Finding | None:
     """Nobody's rule drops our packets, and our own table is as we left it."""
     guilty = [drop for drop in evidence.drops if _is_guilty(drop, evidence)]
     if guilty:
-        return _wrong("firewall", str(guilty[0]), _lift(guilty[0].rule))
+        return wrong("firewall", str(guilty[0]), _lift(guilty[0].rule))
     if evidence.me and drift(evidence, "firewall"):
-        return _wrong(
-            "firewall", "our own table inet meshnet is not as we left it", _mend(evidence)
-        )
+        return wrong("firewall", "our own table inet meshnet is not as we left it", mend(evidence))
     if evidence.drops:
-        return _note("firewall", f"{evidence.drops[0]}; yet packets pass")
-    return _ok("firewall", "no rule drops what is ours")
+        return note("firewall", f"{evidence.drops[0]}; yet packets pass")
+    return ok("firewall", "no rule drops what is ours")
 
 
 def _is_guilty(drop: Drop, evidence: Evidence) -> bool:
@@ -209,10 +193,10 @@ def check_port(evidence: Evidence) -> Finding | None:
     """WireGuard has its UDP port."""
     tunnel = evidence.have.tunnel
     if evidence.me is None or evidence.want.tunnel is None:
-        return _skipped("port", "not judged while this node is no member")
+        return skipped("port", "not judged while this node is no member")
     wanted = evidence.want.tunnel.listen_port
     if evidence.port_taken:
-        return _wrong(
+        return wrong(
             "port",
             f"UDP port {wanted} is held by another program",
             f"See which: ss -lunp 'sport = {wanted}'. End it, or restart the agent: it takes"
@@ -222,25 +206,23 @@ def check_port(evidence: Evidence) -> Finding | None:
         return None
     if tunnel.up and tunnel.listen_port and not evidence.port_open:
         port = tunnel.listen_port
-        return _wrong("port", f"nobody listens on UDP port {port}", _mend(evidence))
-    return _ok("port", f"WireGuard listens on UDP port {tunnel.listen_port or wanted}")
+        return wrong("port", f"nobody listens on UDP port {port}", mend(evidence))
+    return ok("port", f"WireGuard listens on UDP port {tunnel.listen_port or wanted}")
 
 
 def check_tunnel(evidence: Evidence) -> Finding | None:
     """The device is there, up, and has our addresses."""
     if evidence.unread:
-        return _wrong(
-            "tunnel", f"the kernel cannot be read: {evidence.unread}", "Run this as root."
-        )
+        return wrong("tunnel", f"the kernel cannot be read: {evidence.unread}", "Run this as root.")
     if evidence.me is None:
-        return _skipped("tunnel", "not judged while this node is no member")
+        return skipped("tunnel", "not judged while this node is no member")
     missing = drift(evidence, "tunnel")
     if missing:
-        return _wrong("tunnel", "; ".join(missing), _mend(evidence))
+        return wrong("tunnel", "; ".join(missing), mend(evidence))
     tunnel = evidence.have.tunnel
     assert tunnel is not None
     addresses = " ".join(sorted(str(address.ip) for address in tunnel.addresses))
-    return _ok("tunnel", f"{tunnel.name} is up, mtu {tunnel.mtu}, {addresses}")
+    return ok("tunnel", f"{tunnel.name} is up, mtu {tunnel.mtu}, {addresses}")
 
 
 def check_peer(evidence: Evidence) -> Finding | None:
@@ -249,8 +231,8 @@ def check_peer(evidence: Evidence) -> Finding | None:
         return None
     missing = drift(evidence, "peer")
     if missing:
-        return _wrong("peer", "; ".join(missing[:5]), _mend(evidence))
-    return _ok("peer", "allowed IPs are as they should be")
+        return wrong("peer", "; ".join(missing[:5]), mend(evidence))
+    return ok("peer", "allowed IPs are as they should be")
 
 
 def _peer_unknown(evidence: Evidence) -> bool:
@@ -279,20 +261,20 @@ def check_handshake(evidence: Evidence) -> Finding | None:
         else ("there was no handshake yet")
     )
     if evidence.tried.answered:
-        return _ok("handshake", f"{name} answers through {peer.endpoint}; {how_old}")
+        return ok("handshake", f"{name} answers through {peer.endpoint}; {how_old}")
     known = [candidate.endpoint for candidate in record.candidates]
     if peer.endpoint is not None and known and peer.endpoint not in known:
         listed = ", ".join(map(str, known))
-        return _wrong(
+        return wrong(
             "handshake",
             f"{name} does not answer at endpoint {peer.endpoint}, which is none of its own"
             f" ({listed}); {how_old}",
-            _mend(evidence),
+            mend(evidence),
         )
     if evidence.tried.answered is None:
-        return _skipped("handshake", f"not tried; {how_old}")
+        return skipped("handshake", f"not tried; {how_old}")
     where = f"at {peer.endpoint}" if peer.endpoint else "and has no endpoint"
-    return _wrong(
+    return wrong(
         "handshake",
         f"{name} does not answer {where}; {how_old}",
         f"Let UDP through between the two; is {name} up? {CONFIRM}",
@@ -303,7 +285,7 @@ def check_vantage(evidence: Evidence) -> Finding:
     """Somebody else is asked than the two ends."""
     assert evidence.here is not None and evidence.peer is not None
     ends = [end.node.name for end in (evidence.here, evidence.peer) if end.node]
-    return _note(
+    return note(
         "vantage",
         f"this node is neither {evidence.here.word} nor {evidence.peer.word}, and sees little",
         f"Run the same on {' or '.join(ends)}." if ends else "",
@@ -315,13 +297,13 @@ def _reach(evidence: Evidence) -> Finding | None:
         return None
     if evidence.unreachable:
         names = ", ".join(evidence.unreachable[:10])
-        return _wrong(
+        return wrong(
             "handshake",
             f"not reached: {names}",
             f"See why: meshnet doctor {evidence.me.name} {evidence.unreachable[0]}",
         )
     whom = "both are" if evidence.onlooker else "every peer is"
-    return _ok("handshake", f"{whom} reached from here")
+    return ok("handshake", f"{whom} reached from here")
 
 
 def check_mtu(evidence: Evidence) -> Finding | None:
@@ -330,34 +312,15 @@ def check_mtu(evidence: Evidence) -> Finding | None:
     if evidence.peer is None or evidence.local or not tried.answered or tried.passes is None:
         return None
     if tried.passes:
-        return _ok("MTU", f"packets of {tried.size} bytes pass")
+        return ok("MTU", f"packets of {tried.size} bytes pass")
     fits = f"of {tried.largest} bytes do" if tried.largest else "small ones do"
-    return _wrong(
+    return wrong(
         "MTU",
         f"packets of {tried.size} bytes do not pass the tunnel, {fits}:"
         " something on the path drops large packets and says nothing",
         "Find the link with the smaller MTU, or lower that of this host's underlay link:"
         " the mesh follows.",
     )
-
-
-def check_route(evidence: Evidence) -> Finding | None:
-    """The mesh's prefixes are routed into the tunnel."""
-    if evidence.me is None:
-        return None
-    missing = drift(evidence, "route")
-    if missing:
-        return _wrong("route", "; ".join(missing), _mend(evidence))
-    tunnel = evidence.want.tunnel
-    for address, link in evidence.ways:
-        if tunnel is not None and link != tunnel.name:
-            return _wrong(
-                "route",
-                f"packets to {address} leave by {link or 'no link'} and not by {tunnel.name}:"
-                " a rule or a route of another program comes first",
-                f"Look at `ip route get {address}` and `ip rule`, and take away what is not ours.",
-            )
-    return _ok("route", "the mesh's prefixes lead into the tunnel")
 
 
 # The network inside the tunnel
@@ -369,10 +332,18 @@ def _inside(check: str, fine: str) -> Check:
             return None
         missing = drift(evidence, check)
         if missing:
-            return _wrong(check, "; ".join(missing[:5]), _mend(evidence))
-        return _ok(check, fine)
+            return wrong(check, "; ".join(missing[:5]), mend(evidence))
+        return ok(check, fine)
 
     return judge
+
+
+def check_container(evidence: Evidence) -> Finding | None:
+    """The host is on the networks it should be on, and every interface has its addresses."""
+    if evidence.absent:
+        text, do = evidence.absent
+        return wrong("container", text, do or "The agent tries again by itself; see its log.")
+    return _inside("container", "every interface has its addresses")(evidence)
 
 
 def check_reach(evidence: Evidence) -> Finding | None:
@@ -382,9 +353,9 @@ def check_reach(evidence: Evidence) -> Finding | None:
         return None
     ours, theirs = ends
     if evidence.tried.reached:
-        return _ok("reach", f"{theirs.name} answers {ours.name} at {theirs.addresses[0]}")
+        return ok("reach", f"{theirs.name} answers {ours.name} at {theirs.addresses[0]}")
     where = evidence.peer.node.name if evidence.peer and evidence.peer.node else "its node"
-    return _wrong(
+    return wrong(
         "reach",
         f"{theirs.name} does not answer an echo from {ours.name} at {theirs.addresses[0]}",
         f"If nothing is wrong above, the fault is at its end: run the same on {where}.",
@@ -398,11 +369,11 @@ def check_dns(evidence: Evidence) -> Finding | None:
     """Our DNS server answers, and says what it should."""
     for asked in evidence.asked:
         if asked.error:
-            return _wrong("DNS", f"{asked.server}: {asked.error}", _restart_dns(evidence))
+            return wrong("DNS", f"{asked.server}: {asked.error}", _restart_dns(evidence))
         if asked.expected and not asked.expected & asked.answers:
             got = " ".join(sorted(asked.answers)) or asked.rcode
             expected = " ".join(sorted(asked.expected))
-            return _wrong(
+            return wrong(
                 "DNS",
                 f"{asked.name} is {got} at {asked.server}, should be {expected}",
                 _restart_dns(evidence),
@@ -410,35 +381,32 @@ def check_dns(evidence: Evidence) -> Finding | None:
     if not evidence.asked:
         return None
     names = ", ".join(asked.name for asked in evidence.asked)
-    return _ok("DNS", f"{evidence.asked[0].server} answers {names}")
+    return ok("DNS", f"{evidence.asked[0].server} answers {names}")
 
 
 def check_agent(evidence: Evidence) -> Finding:
-    """The agents at both ends run."""
+    """The agents at both ends run, and ours can write down what it is told."""
     peer = evidence.peer.node if evidence.peer else None
     if not evidence.agent:
-        return _wrong(
+        return wrong(
             "agent",
             "the agent does not answer: nothing is repaired, renewed or learned",
             "Start it: systemctl restart meshnet-agent; look into its log.",
         )
+    if evidence.unwritten:
+        return wrong(
+            "agent",
+            evidence.unwritten,
+            "Free disk space or mend the file system: the agent tries again by itself.",
+        )
     if evidence.tried.agent_down and peer is not None:
-        return _wrong(
+        return wrong(
             "agent",
             f"the agent of {peer.name} is down; its tunnel and containers go on without it",
             f"Start it: on {peer.name}, systemctl start meshnet-agent.",
         )
     both = peer is not None and not evidence.local and evidence.tried.answered
-    return _ok("agent", "runs on both ends" if both else "runs")
-
-
-def _mend(evidence: Evidence) -> str:
-    if evidence.agent:
-        return (
-            "The agent repairs this within 5 s. If it comes back, find who else changes it;"
-            " `meshnet status` counts the repairs."
-        )
-    return "Start the agent, which repairs it: systemctl restart meshnet-agent."
+    return ok("agent", "runs on both ends" if both else "runs")
 
 
 def _restart_dns(evidence: Evidence) -> str:
@@ -457,6 +425,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("identity", check_identity),
     ("clock", check_clock),
     ("map", check_map),
+    ("underlay", check_underlay),
     ("firewall", check_firewall),
     ("port", check_port),
     ("tunnel", check_tunnel),
@@ -467,7 +436,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("FDB", _inside("FDB", "every remote MAC leads to its node")),
     ("neighbour", _inside("neighbour", "every remote address has its MAC")),
     ("bridge", _inside("bridge", "every port is wired to its bridge")),
-    ("container", _inside("container", "every interface has its addresses")),
+    ("container", check_container),
     ("reach", check_reach),
     ("DNS", check_dns),
     ("agent", check_agent),

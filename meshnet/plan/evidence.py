@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from meshnet.model.addresses import Address
+from meshnet.model.addresses import Address, Endpoint, Interface
 from meshnet.model.facts import Fact
 from meshnet.model.names import DEFAULT_NETWORK, ZONE
 from meshnet.model.records import Attachment
@@ -72,13 +72,24 @@ class Asked:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """By which link the kernel sends to an address, '' for none, and by which it should."""
+
+    address: Address
+    link: str
+    wanted: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that is known for one diagnosis.
 
     `offset` is the coordinator's clock less ours, in seconds. `drift` is what a reconciliation
-    would do now. `agent` is whether ours runs. `peer` and `here` are None without arguments. `ways`
-    are mesh addresses of peers and the link each is sent by, '' for none.
+    would do now. `agent` is whether ours runs; it alone knows what the kernel has `refused` it, why
+    this host is `absent` from a network it should be on, with what to do, and what is `unwritten`.
+    `peer` and `here` are None without arguments. `underlay` are the host's links and addresses that
+    are not ours, `endpoint` is the peer's, with the link it is sent to by, '' for none.
     """
 
     now: int
@@ -105,7 +116,12 @@ class Evidence:
     unreachable: tuple[str, ...] = ()
     asked: tuple[Asked, ...] = ()
     gone: tuple[str, ...] = ()
-    ways: tuple[tuple[Address, str], ...] = ()
+    ways: tuple[Way, ...] = ()
+    underlay: tuple[tuple[str, Interface], ...] | None = None
+    endpoint: tuple[Endpoint, str] | None = None
+    refused: tuple[str, ...] = ()
+    absent: tuple[str, str] | None = None
+    unwritten: str = ""
 
     @property
     def me(self) -> Node | None:

@@ -20,7 +20,7 @@ from meshnet.plan.desired import Local, LocalPort, desired
 from meshnet.plan.diagnose import CHECKS, diagnose
 from meshnet.plan.diff import plan
 from meshnet.plan.entries import Entries
-from meshnet.plan.evidence import Asked, Evidence, Subject, Tried, certificate_of, resolve
+from meshnet.plan.evidence import Asked, Evidence, Subject, Tried, Way, certificate_of, resolve
 from meshnet.plan.firewall import Drop, Packet, Rule
 from meshnet.plan.operations import (
     ChangePeers,
@@ -96,6 +96,9 @@ def well(*words: str, have: Host = WANT) -> Evidence:
         peer_certificate=certificate_of(facts(), words[1] if words else ""),
         tried=PASSES if words else Tried(),
         asked=(Asked("10.213.0.1", "n0.mesh", frozenset({"x"}), frozenset({"x"}), "NOERROR"),),
+        underlay=(("eth0", ip_interface("192.0.2.1/24")),),
+        endpoint=(ENDPOINT, "eth0"),
+        ways=(Way(VTEP, "meshnet0", "meshnet0"),),
     )
 
 
@@ -197,6 +200,20 @@ def test_what_does_not_concern_the_two_is_told_only_of_the_node(what: str) -> No
     assert "strange" in found.text
 
 
+def test_where_the_kernel_refuses_a_repair_the_reason_is_what_is_to_be_mended() -> None:
+    refused = ("add route: there is one that is not ours (Take it away.)",)
+    found = first(diagnose(replace(well(have=tunnel(routes={})), refused=refused)))
+    assert found is not None
+    assert found.do == f"The kernel refuses what the agent tries: {refused[0]}"
+
+
+def test_an_address_of_the_mesh_beside_a_good_one_is_not_wrong() -> None:
+    both = (("eth0", ip_interface("10.213.9.7/24")), ("eth1", ip_interface("192.0.2.1/24")))
+    found = diagnose(replace(well(), underlay=both))
+    assert first(found) is None
+    assert "192.0.2.1 on eth1" in [one.text for one in found.findings]
+
+
 def test_all_is_well_says_every_check_for_a_pair() -> None:
     found = diagnose(well("c1", "web"))
     assert [one.check for one in found.findings] == [name for name, _ in CHECKS]
@@ -228,6 +245,17 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
     "another key": ({"foreign_key": True}, "identity", "another private key"),
     "clock behind": ({"offset": 61}, "clock", "61 s behind the coordinator's"),
     "clock ahead": ({"offset": -61}, "clock", "61 s ahead of the coordinator's"),
+    "no address": ({"underlay": ()}, "underlay", "this host has no address on any link"),
+    "an address of the mesh": (
+        {"underlay": (("eth0", ip_interface("10.213.9.7/16")),)},
+        "underlay",
+        "10.213.9.7/16 on eth0 lies in 10.213.0.0/16, which is the mesh's own",
+    ),
+    "no route to the peer": (
+        {"endpoint": (ENDPOINT, "")},
+        "underlay",
+        "there is no route to 192.0.2.2:51820, where the peer is",
+    ),
     "a drop": (
         {"drops": (drop(),), "tried": Tried(answered=False)},
         "firewall",
@@ -252,6 +280,17 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
         "MTU",
         "packets of 1420 bytes do not pass the tunnel, of 1280 bytes do",
     ),
+    "a rule that leads elsewhere": (
+        {"ways": (Way(ip_address("10.214.0.1"), "eth0", "mesh-default"),)},
+        "route",
+        "packets to 10.214.0.1 leave by eth0 and not by mesh-default",
+    ),
+    "a network the host is not on": (
+        {"absent": ("this host is not on all its networks: no", "")},
+        "container",
+        "not on all its networks",
+    ),
+    "a disk that is full": ({"unwritten": "keys.json cannot be written"}, "agent", "keys.json"),
     "no echo": (
         {"tried": replace(PASSES, reached=False)},
         "reach",

@@ -194,6 +194,65 @@ def test_a_rule_that_leads_the_mesh_elsewhere_is_named(play: Play) -> None:
     wait_until_well(play)
 
 
+ASTRAY = {
+    "no default route": (
+        "ip route del default; ip -6 route del default",
+        "for via in {gateway4} {gateway6}; do ip route add default via $via dev eth0; done",
+        "underlay",
+        ":51820, where the peer is",
+        "Give this host one",
+    ),
+    "a route in the place of ours": (
+        "ip route replace 10.213.0.0/16 dev eth0",
+        "ip route del 10.213.0.0/16 dev eth0",
+        "route",
+        "missing: add route 10.213.0.0/16 to meshnet0",
+        "there is one that is not ours",
+    ),
+    "a route before that of a network": (
+        "ip route add 10.214.0.0/17 dev eth0",
+        "ip route del 10.214.0.0/17 dev eth0",
+        "route",
+        "packets to 10.214.0.1 leave by eth0 and not by mesh-default",
+        "take away what is not ours",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ASTRAY)
+def test_a_host_whose_routes_lead_astray_is_named_while_its_agent_runs(
+    play: Play, what: str
+) -> None:
+    seed, undo, check, text, do = ASTRAY[what]
+    gateway4, gateway6 = play.n1.host.links[0].subnet.gateways
+    play.n1.host.shell(seed)
+    if do.startswith("there"):
+        wait_until(lambda: play.n1.status().warnings, 10, "the agent has tried to repair it")
+    try:
+        code, found = doctor(play.n1, "n1", "n2")
+    finally:
+        play.n1.host.shell(undo.format(gateway4=gateway4, gateway6=gateway6))
+    assert (code, first(found).check) == (1, check)
+    assert text in first(found).text
+    assert do in first(found).do
+    wait_until_well(play)
+
+
+def test_a_host_that_cannot_be_on_its_network_says_why_until_it_can(play: Play) -> None:
+    lab, mesh = play.mesh.lab, play.mesh
+    host = lab.host("n4", next(iter(lab.subnets)))
+    host.shell("ip link add mesh-default type bridge")
+    node = mesh.join(host)
+    wait_until(lambda: any("mesh-default" in text for text in node.status().warnings), 10, "it is")
+    code, found = doctor(node)
+    assert (code, first(found).check) == (1, "container")
+    assert "the host has a link mesh-default already" in first(found).text
+    host.shell("ip link del mesh-default")
+    wait_until(lambda: not node.status().warnings, 10, lambda: f"n4 is well\n{node.status()}")
+    mesh.leave(node)
+    wait_until(lambda: play.n1.status().counts.nodes == 3, 10, "n4 has left")
+
+
 def test_an_endpoint_that_is_not_the_peers_is_named(play: Play) -> None:
     words = words_of(play)
     with stopped(play.n1, play.n2):
@@ -400,7 +459,7 @@ def test_when_all_is_well_every_check_says_so_from_both_ends(play: Play) -> None
         assert (code, {one.state for one in found.findings}) == (0, {"ok"}), found
         assert found.at == node.name
     names = [one.check for one in found.findings]
-    assert names[:4] == ["identity", "clock", "map", "firewall"]
+    assert names[:5] == ["identity", "clock", "map", "underlay", "firewall"]
     assert names[-2:] == ["DNS", "agent"]
 
 
