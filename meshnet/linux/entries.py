@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from meshnet.errors import KernelRefused
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux.netlink import NLM_F_APPEND, NLM_F_CREATE, Netlink
 from meshnet.model.addresses import Address
+from meshnet.model.patched import Patched
 
 NOWHERE = IPv4Address(0)
 """The VTEP an entry reads with that is not one of ours in form."""
@@ -40,10 +42,42 @@ class Entries:
     neighbours: Mapping[Address, str]
 
 
+Key = str | Address
+"""What names an entry on a VXLAN device: a MAC in the FDB, an address among the neighbours."""
+
+MOST_SINGLY = 256
+"""Entries that are read one by one; where there are more, reading all is quicker."""
+
+
 def read_entries(netlink: Netlink, vxlan: int) -> Entries:
     """Return FDB and neighbours of the VXLAN device with this index; 0 where there is none."""
     neighbours = read_neighbours(netlink, vxlan) if vxlan else {}
     return Entries(read_fdb(netlink, vxlan), neighbours)
+
+
+def read_again(netlink: Netlink, vxlan: int, known: Entries, keys: Iterable[Key]) -> Entries:
+    """Return what there is if all that has changed since `known` are the entries of these keys."""
+    vteps: dict[str, IPv4Address | None] = {}
+    neighbours: dict[Address, str | None] = {}
+    for key in keys:
+        if isinstance(key, str):
+            found = _ask(netlink, rt.get_fdb(vxlan, key), f"read FDB entry {key}")
+            vteps[key] = _vtep(found) if found else None
+        else:
+            found = _ask(netlink, rt.get_neighbour(vxlan, key), f"read neighbour {key}")
+            neighbours[key] = _mac(found) if found else None
+    fdb = replace(known.fdb, vteps=Patched(known.fdb.vteps, vteps)) if vteps else known.fdb
+    return Entries(fdb, Patched(known.neighbours, neighbours) if neighbours else known.neighbours)
+
+
+def _ask(netlink: Netlink, query: bytes, what: str) -> rt.Neighbour | None:
+    try:
+        bodies = netlink.ask(query, what)
+    except KernelRefused as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return rt.parse_neighbour(bodies[0]) if bodies else None
 
 
 def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
@@ -89,12 +123,19 @@ def read_neighbours(netlink: Netlink, vxlan: int) -> dict[Address, str]:
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in netlink.dump(rt.dump_neighbours(family, vxlan), "dump neighbours"):
             entry = rt.parse_neighbour(body)
-            if entry.index != vxlan or entry.address is None or not entry.state & rt.NUD_VALID:
-                continue
-            if entry.state & rt.NUD_NOARP and _is_for_many(entry.address):
-                continue
-            found[entry.address] = entry.mac if entry.state & rt.NUD_PERMANENT else ""
+            mac = _mac(entry)
+            if entry.index == vxlan and entry.address is not None and mac is not None:
+                found[entry.address] = mac
     return found
+
+
+def _mac(entry: rt.Neighbour) -> str | None:
+    """Return what a neighbour reads with; None for what the kernel keeps for itself."""
+    if entry.address is None or not entry.state & rt.NUD_VALID:
+        return None
+    if entry.state & rt.NUD_NOARP and _is_for_many(entry.address):
+        return None
+    return entry.mac if entry.state & rt.NUD_PERMANENT else ""
 
 
 def _is_for_many(address: Address) -> bool:

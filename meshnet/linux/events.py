@@ -1,7 +1,8 @@
 """Driver. Events: one multicast netlink socket for each namespace, all behind one epoll descriptor.
 
 The kernel tells of every change of links, addresses, routes, neighbours and FDB, and of nft. Only
-that something changed is passed on, since what it is now has to be read anyway. Left out is what
+that something changed is passed on, since what it is now has to be read anyway, and of FDB and
+neighbours, of which there are thousands, which of them. Left out is what
 changes all the time and is nobody's drift: neighbours that the kernel resolves by itself (it does
 so on bridges, not on VXLAN devices), and routes of other protocols than ours.
 
@@ -16,11 +17,12 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import suppress
 
 from meshnet.errors import KernelRefused
 from meshnet.linux import rtnetlink as rt
+from meshnet.linux.entries import MOST_SINGLY, Key
 from meshnet.linux.netlink import NETLINK_ROUTE, open_socket, split_messages
 from meshnet.linux.port import Event
 from meshnet.plan.state import ROUTE_PROTOCOL
@@ -41,9 +43,13 @@ _SETTLE_SECONDS = 0.02
 
 
 class Listener:
-    """Collects events from all namespaces given to it. Namespaces may come and go in any thread."""
+    """Collects events from all namespaces given to it. Namespaces may come and go in any thread.
 
-    def __init__(self, home: int) -> None:
+    `doubt` is called with a network and what has changed there: some entries, or (None) anything.
+    """
+
+    def __init__(self, home: int, doubt: Callable[[str, Collection[Key] | None], None]) -> None:
+        self._doubt = doubt
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._sockets: dict[int, tuple[str | None, socket.socket]] = {}
@@ -86,9 +92,13 @@ class Listener:
                 network, one = self._sockets[number]
                 changed, overflow = _drain(one, self._minded.get(network or "", 0))
                 lost |= overflow
-                host |= changed and network is None
-                if changed and network is not None:
+                if changed is not None and not changed:
+                    continue
+                if network is None:
+                    host = True
+                else:
                     networks.add(network)
+                    self._doubt(network, changed)
         return Event(host, frozenset(networks), lost) if host or networks or lost else None
 
     async def events(self) -> AsyncIterator[Event]:
@@ -134,9 +144,10 @@ class Listener:
             self._epoll.register(one.fileno(), select.EPOLLIN)
 
 
-def _drain(one: socket.socket, minded: int) -> tuple[bool, bool]:
-    """Read a socket empty; return (something of interest came, something was lost)."""
-    changed, lost = False, False
+def _drain(one: socket.socket, minded: int) -> tuple[set[Key] | None, bool]:
+    """Read a socket empty; return (entries that changed, None for anything; something was lost)."""
+    changed: set[Key] | None = set()
+    lost = False
     while True:
         try:
             data = one.recv(_RECEIVE_BYTES)
@@ -145,13 +156,35 @@ def _drain(one: socket.socket, minded: int) -> tuple[bool, bool]:
         except OSError:
             lost = True
             continue
-        changed = changed or _is_of_interest(one.proto, data, minded)
+        if changed is not None:
+            changed = _changed(one.proto, data, minded, changed)
 
 
-def _is_of_interest(protocol: int, data: bytes, minded: int) -> bool:
+def _changed(protocol: int, data: bytes, minded: int, known: set[Key]) -> set[Key] | None:
+    """Return the entries that changed, and those known before; None for anything else or many."""
     if protocol != NETLINK_ROUTE:
-        return True
-    return any(_matters(kind, body, minded) for kind, _, _, body in split_messages(data))
+        return None
+    for kind, _, _, body in split_messages(data):
+        if not _matters(kind, body, minded):
+            continue
+        key = _entry(kind, body, minded)
+        if key is None or len(known) >= MOST_SINGLY:
+            return None
+        known.add(key)
+    return known
+
+
+def _entry(kind: int, body: bytes, minded: int) -> Key | None:
+    """Return what names the entry that a message is about; None if not one of the minded link."""
+    if kind not in (rt.RTM_NEWNEIGH, rt.RTM_DELNEIGH):
+        return None
+    family, index, _ = rt.header_of_neighbour(body)
+    if index != minded:
+        return None
+    entry = rt.parse_neighbour(body)
+    if family != rt.AF_BRIDGE:
+        return entry.address
+    return entry.mac if entry.flags & rt.NTF_SELF and entry.mac != rt.FLOOD_MAC else None
 
 
 def _matters(kind: int, body: bytes, minded: int) -> bool:

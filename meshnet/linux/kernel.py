@@ -76,7 +76,7 @@ class LinuxKernel:
                 in_namespace(self._home, lambda: act(self, operation))
             finally:
                 # The next audit may come sooner than the event of it.
-                self._spaces.changed({getattr(operation, "network", "")})
+                self._spaces.doubt(*_concerned(operation))
 
     def purge(self) -> list[str]:
         """Remove all that carries our mark; return a line for each thing."""
@@ -87,13 +87,14 @@ class LinuxKernel:
     async def events(self) -> AsyncIterator[Event]:
         """Yield events for as long as the caller listens."""
         with self._lock:
-            listener = self._listener = Listener(self._home)
+            listener = self._listener = Listener(self._home, self._spaces.doubt)
             self._spaces.announce()
             # Nobody has heard of what happened until now.
-            self._spaces.changed()
+            self._spaces.doubt_all()
         try:
             async for event in listener.events():
-                self._spaces.changed(None if event.lost else event.networks)
+                if event.lost:
+                    self._spaces.doubt_all()
                 yield event
         finally:
             with self._lock:
@@ -219,6 +220,13 @@ class LinuxKernel:
         space = self._spaces.find(it.network)
         if space is not None:
             ports.remove(space, it.names)
+
+
+def _concerned(operation: op.Operation) -> tuple[str, Collection[entries.Key] | None]:
+    """Return the network that an operation changes and its entries there; None for anything."""
+    if isinstance(operation, op.SetFdb | op.RemoveFdb | op.SetNeighbours | op.RemoveNeighbours):
+        return operation.network, operation.entries
+    return getattr(operation, "network", ""), None
 
 
 _ACTS: dict[type, Callable[[LinuxKernel, Any], object]] = {

@@ -182,6 +182,18 @@ def dump_fdb(index: int = 0) -> bytes:
     return message(RTM_GETNEIGH, 0, _NEIGHBOUR.pack(AF_BRIDGE, index, 0, 0, 0))
 
 
+def get_neighbour(index: int, address: Address) -> bytes:
+    """Return the query for one neighbour."""
+    body = _NEIGHBOUR.pack(family_of(address), index, 0, 0, 0)
+    return message(RTM_GETNEIGH, 0, body + attribute(_NDA_DST, address.packed))
+
+
+def get_fdb(index: int, mac: str) -> bytes:
+    """Return the query for one entry of a VXLAN device."""
+    body = _NEIGHBOUR.pack(AF_BRIDGE, index, 0, NTF_SELF, 0)
+    return message(RTM_GETNEIGH, 0, body + attribute(_NDA_LLADDR, mac_bytes(mac)))
+
+
 def dump_routes(family: int) -> bytes:
     """Return the query for routes of our protocol; an old kernel may send others too."""
     return message(RTM_GETROUTE, 0, _ROUTE.pack(family, 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0))

@@ -18,12 +18,15 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
+from meshnet.errors import KernelRefused
 from meshnet.linux import netns
 from meshnet.linux import rtnetlink as rt
-from meshnet.linux.entries import Entries, read_entries
+from meshnet.linux.entries import MOST_SINGLY, Entries, Key, read_again, read_entries
 from meshnet.linux.namespace import Namespace
 from meshnet.linux.netlink import Netlink
 from meshnet.linux.source_guard import SourceGuard
@@ -56,6 +59,7 @@ class Space(Namespace):
         self.inode = os.fstat(descriptor).st_ino
         self.source_guard = SourceGuard(descriptor)
         self._since = object()
+        self._doubted: deque[Key] = deque()
         self._kept: tuple[object, int, float, Entries] | None = None
 
     def entries(self, vxlan: int) -> Entries:
@@ -64,22 +68,41 @@ class Space(Namespace):
         What changes while they are read makes what was read doubtful again.
         """
         since, now = self._since, time.monotonic()
+        self._doubted.clear()
         found = read_entries(self.netlink, vxlan)
         self._kept = since, vxlan, now, found
         return found
 
     def known_entries(self, vxlan: int) -> Entries:
-        """Return what was read last, while nobody has told of a change since; else read."""
-        if self._kept is not None:
-            since, index, at, found = self._kept
+        """Return what was read last, and of that read again what somebody has told of since."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            since, index, at, found = kept
             fresh = time.monotonic() - at < BELIEVED_SECONDS
-            if since is self._since and index == vxlan and fresh:
-                return found
+            few = len(self._doubted) <= MOST_SINGLY
+            if since is self._since and index == vxlan and fresh and few:
+                with suppress(KernelRefused):  # a kernel before 5.0 shows no single entries
+                    found = self._read_again(vxlan, found)
+                    self._kept = since, index, at, found
+                    return found
         return self.entries(vxlan)
 
-    def changed(self) -> None:
-        """Believe what was read before no more. Called from any thread, at any time."""
-        self._since = object()
+    def _read_again(self, vxlan: int, known: Entries) -> Entries:
+        keys = set()
+        with suppress(IndexError):
+            while True:
+                keys.add(self._doubted.popleft())
+        return read_again(self.netlink, vxlan, known, keys) if keys else known
+
+    def doubt(self, keys: Collection[Key] | None = None) -> None:
+        """Do not believe what was read of these entries before, nor (None) of any.
+
+        Called from any thread, at any time.
+        """
+        if keys is None:
+            self._since = object()
+        else:
+            self._doubted.extend(keys)
 
     def empty(self) -> list[rt.Link]:
         """Remove all links of ours; return what was there. The far ends of ports go with them."""
@@ -169,11 +192,16 @@ class Spaces:
             self._drop(space)
         return links
 
-    def changed(self, networks: Collection[str] | None = None) -> None:
-        """Note that something has changed in these namespaces, or (None) may have in any."""
-        for network, space in list(self._held.items()):
-            if networks is None or network in networks:
-                space.changed()
+    def doubt(self, network: str, keys: Collection[Key] | None = None) -> None:
+        """Note that these entries of a network, or (None) anything there, may have changed."""
+        space = self._held.get(network)
+        if space is not None:
+            space.doubt(keys)
+
+    def doubt_all(self) -> None:
+        """Note that anything may have changed anywhere."""
+        for space in list(self._held.values()):
+            space.doubt()
 
     def announce(self) -> None:
         """Tell `watch` of all that are held already."""
