@@ -13,6 +13,7 @@ import grp
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -83,6 +84,7 @@ class Api:
             ("POST", "/v1/detach", self.detach),
             ("POST", "/v1/reserve", self.reserve),
             ("POST", "/v1/release", self.release),
+            ("POST", "/v1/hold", self.hold),
             ("POST", "/v1/services", self.add_service),
             ("DELETE", "/v1/services/{network}/{service}", self.remove_service),
             ("POST", "/v1/networks", self.create_network),
@@ -151,6 +153,12 @@ class Api:
         body = await _body(request, local.ReleaseRequest)
         self._desk.release(body.network, body.address)
         return local.Done(message=f"{body.address} of {body.network} is free to be given")
+
+    async def hold(self, request: web.Request) -> local.Done:
+        body = await _body(request, local.HoldRequest)
+        if self._node.holds.tell(body.holder, body.networks, time.monotonic()):
+            self._node.changed()
+        return local.Done(message=f"{len(body.networks)} networks are kept ready")
 
     async def add_service(self, request: web.Request) -> local.Done:
         body = await _body(request, local.ServiceRequest)

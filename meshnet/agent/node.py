@@ -43,6 +43,7 @@ from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness, Reach
 from meshnet.paths.sightings import Sightings
 from meshnet.plan.desired import Local, best_mtus, desired
 from meshnet.plan.entries import Entries
+from meshnet.plan.holds import Holds
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.rotation import announced_keys, by_key, new_keys, successors
@@ -94,6 +95,7 @@ class MeshNode:
         self.machine = machine
         self.attachments = Attachments(state, machine.boot, machine.namespace_inode)
         self.book = Book(self.settings.root, self.identity, state.journal(), time.time)
+        self.holds = Holds()
         self.liveness = Liveness(machine.probes_per_second, self.id)
         self.endpoints = Endpoints()
         self.reconciler = Reconciler(
@@ -187,6 +189,7 @@ class MeshNode:
             behind_nat=self.sightings.behind_nat,
             mtus=self.mtus.fits,
             keys=keys,
+            held=self.holds.networks(time.monotonic()),
         )
         return desired(self.view, local, self._entries)
 
@@ -208,11 +211,13 @@ class MeshNode:
         self.changed()
 
     def underlay_changed(self) -> None:
-        """Addresses or links of the host may have changed."""
-        self._underlay = self.machine.underlay()
+        """Addresses or links of the host may have changed. Most often they were a container
+        engine's, and nothing follows."""
+        before, self._underlay = self._underlay, self.machine.underlay()
         self.sightings.moved(self._own_addresses(), time.monotonic())
         self.mtus.set_underlay(self._underlay)
-        self.changed()
+        if self._underlay != before:
+            self.changed()
 
     def _own_addresses(self) -> set[Address]:
         return {item.address.ip for item in self._underlay}

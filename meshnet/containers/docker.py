@@ -9,9 +9,9 @@ fails at once with the reason.
 
 It remembers little. Which network of the mesh each of Docker's is, on disk, since Docker says so
 once; the addresses of an endpoint, from CreateEndpoint to the Join that follows; and what is to be
-detached when there is an agent again. What dockerd ended without telling us is found by comparing
-our attachments with its endpoints. While dockerd starts it does not say whose an endpoint is: the
-agent follows its events, and gives such an attachment its names, as it does with aliases.
+detached when there is an agent again. What dockerd ended without telling us, `docker_sweep` finds.
+While dockerd starts it does not say whose an endpoint is: the agent follows its events, and gives
+such an attachment its names, as it does with aliases.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from meshnet.containers.docker_networks import (
     mesh_network,
 )
 from meshnet.containers.docker_protocol import Message, Pool
+from meshnet.containers.docker_sweep import Sweep, detach, hold
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
 from meshnet.wire.local import (
     Attached,
     AttachmentInfo,
-    DetachRequest,
     Done,
     NetworkInfo,
     ReleaseRequest,
@@ -68,6 +68,8 @@ class Driver:
         self._networks = networks
         self._remaker = remaker
         self._endpoints: dict[str, tuple[str, ...]] = {}
+        self._macs: dict[tuple[str, str], str] = {}
+        self._detached: set[str] = set()
         self._left: set[str] = set()
         self._first: dict[str, str] = {}
         self.hurry = threading.Event()
@@ -86,7 +88,7 @@ class Driver:
             "NetworkDriver.EndpointOperInfo": lambda _: {"Value": {}},
             "NetworkDriver.Join": self.join,
             "NetworkDriver.Leave": self.leave,
-            "NetworkDriver.DeleteEndpoint": self.leave,
+            "NetworkDriver.DeleteEndpoint": self.delete_endpoint,
             "NetworkDriver.DiscoverNew": lambda _: {},
             "NetworkDriver.DiscoverDelete": lambda _: {},
         }
@@ -126,20 +128,21 @@ class Driver:
             network=pool.network, family=family, address=message.address.partition("/")[0]
         )
         try:
-            address = self._reserve(pool, asked)
+            reserved = self._reserve(pool, asked)
         except Conflict:
             # dockerd has started and names the addresses of containers that have run on.
             if asked.address not in self._attached(pool.network):
                 raise
-            address = f"{asked.address}/{pool.prefix.prefixlen}"
-        return {"Address": address, "Data": {}}
+            reserved = Reserved(address=f"{asked.address}/{pool.prefix.prefixlen}", mac="")
+        self._macs[pool.network, reserved.address.partition("/")[0]] = reserved.mac
+        return {"Address": reserved.address, "Data": {}}
 
-    def _reserve(self, pool: Pool, asked: ReserveRequest) -> str:
+    def _reserve(self, pool: Pool, asked: ReserveRequest) -> Reserved:
         """Keep an address; a network that has ended with its last user elsewhere is made again."""
         last = time.monotonic() + VISIBLE
         while True:
             try:
-                return self._agent.post("/v1/reserve", asked, Reserved).address
+                return self._agent.post("/v1/reserve", asked, Reserved)
             except NotFound:
                 if time.monotonic() > last:
                     raise
@@ -152,8 +155,9 @@ class Driver:
         return {address for item in ours if item.network == network for address in item.addresses}
 
     def release_address(self, message: Message) -> Answer:
-        network = Pool.parse(message.pool_id).network
-        released = ReleaseRequest(network=network, address=message.address.partition("/")[0])
+        network, address = Pool.parse(message.pool_id).network, message.address.partition("/")[0]
+        self._macs.pop((network, address), None)
+        released = ReleaseRequest(network=network, address=address)
         self._agent.post("/v1/release", released, Done)
         return {}
 
@@ -166,13 +170,20 @@ class Driver:
         network = protocol.mesh_network(message, networks)
         internal = bool((message.options or {}).get(protocol.INTERNAL))
         self._networks.put(message.network_id, Known(network, internal))
+        hold(self._agent, self._networks)
         return {}
 
     def delete_network(self, message: Message) -> Answer:
-        known = self._networks.remove(message.network_id, lambda known: known.spec is None)
-        if known is not None and known.network and not self._networks.uses(known.network):
-            self._leave_network(known.network)
+        self.give_up(message.network_id)
         return {}
+
+    def give_up(self, network_id: str) -> None:
+        """Forget a network that Docker has no longer; it ends here when no other of Docker's is
+        the same of the mesh."""
+        known = self._networks.remove(network_id, lambda known: known.spec is None)
+        if known is not None and known.network and not self._networks.uses(known.network):
+            hold(self._agent, self._networks)
+            self._leave_network(known.network)
 
     def _leave_network(self, network: str) -> None:
         """Give back this host's leases: the network ends with the last host that used it."""
@@ -182,23 +193,35 @@ class Driver:
             log.info("leases of network %s stay: %s", network, error.message)
 
     def create_endpoint(self, message: Message) -> Answer:
-        network = self._networks.on_mesh(message.network_id).network
+        network = self._known(message.network_id).network
         interface = message.interface or {}
         texts = (interface.get("Address", ""), interface.get("AddressIPv6", ""))
         addresses = tuple(text.partition("/")[0] for text in texts if text)
         if not addresses:
             raise BadInput("the endpoint has no address", protocol.HOW)
-        # Docker names an address it was given before: this keeps it and tells the MAC.
-        kept = ReserveRequest(network=network, address=addresses[0])
-        mac = self._agent.post("/v1/reserve", kept, Reserved).mac
+        mac = self._macs.pop((network, addresses[0]), "") or self._mac(network, addresses[0])
         asked = interface.get("MacAddress", "")
         if asked and asked.lower() != mac:
             raise BadInput("a MAC cannot be chosen: it follows from the address", "Omit it.")
         self._endpoints[message.endpoint_id] = addresses
         return {"Interface": {} if asked else {"MacAddress": mac}}
 
+    def _mac(self, network: str, address: str) -> str:
+        """Return the MAC of an address that was given before this process began, and keep it."""
+        kept = ReserveRequest(network=network, address=address)
+        return self._agent.post("/v1/reserve", kept, Reserved).mac
+
+    def _known(self, network_id: str) -> Known:
+        """Return what is known of a network. Docker says it of one that was told to a driver before
+        us: to that of a node that has left, and joined again."""
+        if network_id not in self._networks:
+            state = self._engine.network(network_id)
+            self._networks.put(network_id, Known(protocol.told_network(state), state.internal))
+            self._remaker.hurry()
+        return self._networks.on_mesh(network_id)
+
     def join(self, message: Message) -> Answer:
-        known = self._networks.on_mesh(message.network_id)
+        known = self._known(message.network_id)
         addresses = self._endpoints.get(message.endpoint_id)
         if addresses is None:
             raise NotFound(f"endpoint {message.endpoint_id[:12]} is not known", "Try again.")
@@ -230,58 +253,40 @@ class Driver:
         return name, self._engine.container(name) if name else Container()
 
     def leave(self, message: Message) -> Answer:
+        self._leave(message)
+        self._detached.add(message.endpoint_id)
+        return {}
+
+    def delete_endpoint(self, message: Message) -> Answer:
+        if message.endpoint_id in self._detached:
+            self._detached.discard(message.endpoint_id)
+        else:
+            self._leave(message)
+        return {}
+
+    def _leave(self, message: Message) -> None:
         self._endpoints.pop(message.endpoint_id, None)
         for sandbox in [key for key, it in self._first.items() if it == message.endpoint_id]:
             self._first.pop(sandbox, None)
         owner = protocol.owner(message.network_id, message.endpoint_id)
         try:
-            self._detach(owner)
+            detach(self._agent, owner)
         except Unavailable:
             self._left.add(owner)
             self.hurry.set()
             raise
-        return {}
 
     def detach_the_left(self) -> None:
         """Detach what Docker has given up while there was no agent."""
         for owner in sorted(self._left):
             try:
-                self._detach(owner)
+                detach(self._agent, owner)
             except Unavailable:
                 return
             except MeshnetError as error:
                 log.warning("%s stays for now: %s", owner, error.message)
             self._left.discard(owner)
         self.hurry.clear()
-
-    def _detach(self, owner: str) -> None:
-        try:
-            self._agent.post("/v1/detach", DetachRequest(owner=owner), Done)
-        except NotFound:
-            return
-
-    def orphans(self) -> set[str]:
-        """Return the owners of attachments whose endpoints Docker has no longer."""
-        attached = self._agent.get("/v1/attachments", list[AttachmentInfo])
-        keys = [item.owner.split("/") for item in attached if item.owner.startswith("docker/")]
-        there = {network: self._engine.endpoints(network) for _, network, _ in keys}
-        return {
-            protocol.owner(network, endpoint)
-            for _, network, endpoint in keys
-            if endpoint not in there[network]
-        }
-
-    def sweep(self, suspects: set[str]) -> set[str]:
-        """Detach what is an orphan for the second time; return those of the first."""
-        try:
-            orphans = self.orphans()
-            for owner in sorted(orphans & suspects):
-                log.warning("%s is gone: detached", owner)
-                self._detach(owner)
-        except MeshnetError as error:
-            log.debug("Docker's endpoints were not compared: %s", error.message)
-            return set()
-        return orphans - suspects
 
 
 def run() -> NoReturn:
@@ -295,13 +300,14 @@ def run() -> NoReturn:
     server = Server(driver.calls, listener())
     for work in (server.serve_forever, remaker.run):
         threading.Thread(target=work, daemon=True).start()
-    suspects: set[str] = set()
+    sweep = Sweep(agent, engine, networks, driver.give_up)
+    hold(agent, networks)
     while True:
         if driver.hurry.wait(SWEEP):
             time.sleep(HURRY)
             driver.detach_the_left()
         else:
-            suspects = driver.sweep(suspects)
+            sweep.step()
 
 
 if __name__ == "__main__":

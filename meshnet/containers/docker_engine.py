@@ -71,6 +71,12 @@ class Engine:
         """Return a network; NotFound when Docker has none of that id, or not yet."""
         return _read(self._ask("GET", f"/networks/{network_id}"), NetworkState)
 
+    def networks(self, driver: str) -> dict[str, str]:
+        """Return the names of a driver's networks, by their ids."""
+        query = urlencode({"filters": json.dumps({"driver": [driver]})})
+        found = _read(self._ask("GET", f"/networks?{query}"), list[NetworkState])
+        return {each.id: each.name for each in found if each.driver == driver}
+
     def endpoints(self, network_id: str) -> dict[str, str]:
         """Return the endpoints of a network with their containers' names; none when it is gone."""
         try:

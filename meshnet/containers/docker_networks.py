@@ -95,6 +95,14 @@ class Networks:
             raise Unavailable(known.why or making)
         return known
 
+    def ids(self) -> set[str]:
+        """Return the ids of those that are on the mesh."""
+        return {key for key, known in self._known.items() if known.network}
+
+    def of_mesh(self) -> tuple[str, ...]:
+        """Return the networks of the mesh that Docker has, sorted."""
+        return tuple(sorted({known.network for known in self._known.values()} - {""}))
+
     def uses(self, network: str) -> bool:
         """Say whether one of Docker's networks is this one of the mesh."""
         return any(known.network == network for known in self._known.values())

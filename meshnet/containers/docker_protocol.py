@@ -32,6 +32,7 @@ from meshnet.model.names import check_name, label_from
 from meshnet.wire.local import AttachRequest, NetworkInfo
 
 NETWORK_OPTION = "meshnet.network"
+DRIVER = "meshnet"
 INTERNAL = "com.docker.network.internal"
 ADDRESS_TYPE = "RequestAddressType"
 GATEWAY_TYPE = "com.docker.network.gateway"
@@ -89,8 +90,9 @@ class NetworkEndpoint(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class NetworkState(msgspec.Struct, frozen=True, rename="pascal"):
-    """A network as Docker has it."""
+    """A network as Docker has it; a list of networks does not say what `containers` are on it."""
 
+    id: str = ""
     name: str = ""
     driver: str = ""
     internal: bool = False
@@ -209,6 +211,14 @@ def mesh_name(state: NetworkState) -> str:
     """Return the name on the mesh of a plain network: by our option, or by its own name."""
     told = (state.options or {}).get(NETWORK_OPTION, "")
     return check_name(told or label_from(state.name.replace(".", "-")), "network")
+
+
+def told_network(state: NetworkState) -> str:
+    """Return the network of the mesh that one with our IPAM driver is; '' for a plain one."""
+    if state.ipam.driver != SPACE:
+        return ""
+    told = (state.ipam.options or {}).get(NETWORK_OPTION, "")
+    return told or (state.options or {}).get(NETWORK_OPTION, "")
 
 
 def chosen_prefixes(state: NetworkState, pools: Sequence[AddressPool]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Pure. From the view and what this node knows of itself to the desired state of its host.
 
-A network lives on this host when a port of this host is on it. Entries of a network (FDB and
-neighbours) come from attachments of other nodes and from nothing else; see `entries`.
+A network lives on this host when a port of this host is on it, or an engine here has it. Entries
+of a network (FDB and neighbours) come from attachments of other nodes and from nothing else; see
+`entries`.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Local:
 
     `mtu` is the device's, `best` fits into a tunnel over the widest of this host's links; `mtus`
     are what fits into the tunnel to each peer, by node. `keys` are those to hold the peers by that
-    have announced another, see `plan.rotation`; all others by the first they have named.
+    have announced another, see `plan.rotation`; all others by the first they have named. `held`
+    networks are here without a port, too.
     """
 
     node: str
@@ -80,6 +82,7 @@ class Local:
     mtus: Mapping[str, int] = field(default_factory=dict)
     behind_nat: bool = False
     keys: Mapping[str, Sequence[PublicKey]] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
 
 
 def desired(view: View, local: Local, entries: Entries) -> Host:
@@ -159,7 +162,7 @@ def best_mtus(view: View, own_node: str, own: int) -> list[int]:
 
 def _segments(view: View, local: Local, me: Node, entries: Entries) -> dict[str, Segment]:
     mtu = network_mtu(best_mtus(view, local.node, local.best))
-    used = sorted({port.attachment.network for port in local.ports})
+    used = sorted({port.attachment.network for port in local.ports} | local.held)
     return {
         name: _segment(view, local, me, view.networks[name], mtu, entries)
         for name in used
@@ -229,7 +232,8 @@ def _interface(address: Address, length: int) -> Interface:
 
 def remote_nodes(view: View, own_node: str) -> list[Node]:
     """Return the other nodes that have a tunnel."""
-    return [node for node in view.nodes.values() if node.id != own_node and node.record is not None]
+    nodes = view.nodes.items()
+    return [node for name, node in nodes if name != own_node and node.record is not None]
 
 
 def _flood(nodes: list[Node], network: Network) -> frozenset[IPv4Address]:

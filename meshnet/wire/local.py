@@ -19,6 +19,7 @@ fields are ignored, so an older command line reads a newer agent.
     POST    /v1/netavark                        (see wire.netavark)
     POST    /v1/reserve                         ReserveRequest      Reserved
     POST    /v1/release                         ReleaseRequest      Done
+    POST    /v1/hold                            HoldRequest         Done
     POST    /v1/services                        ServiceRequest      Done
     DELETE  /v1/services/NETWORK/SERVICE?attachment=NAME    –       Done
     POST    /v1/networks                        NetworkRequest      NetworkInfo  (by a coordinator)
@@ -364,6 +365,13 @@ class ReleaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     network: str
     address: str
+
+
+class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Keep networks ready for their first attachment: all that a holder has, for a minute."""
+
+    holder: str
+    networks: tuple[str, ...] = ()
 
 
 class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):

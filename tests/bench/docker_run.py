@@ -5,12 +5,16 @@
 Two nodes with a dockerd each, which are also a Swarm of two. Contenders in turn, in the same run:
 
     ours      a network of our driver, `docker network create -d meshnet`; sealed
-    bridge    a bridge of Docker's own, on one host only
+    ours6     the same with IPv6, as `--ipv6 --ipam-driver meshnet`
+    docker0   Docker's default bridge, on one host only: its containers have no names
+    bridge    a bridge as `docker network create` makes it, on one host only
+    bridge6   the same with IPv6
     overlay   Docker Swarm's overlay, as `docker network create -d overlay --attachable`; in clear
 
-    K2        docker run -d … sleep: ours ÷ bridge, ours ÷ overlay. Not the first container of its
-              network on the host, for which ours and Swarm make a namespace
+    K2        docker run -d … sleep: ours ÷ docker0, bridge and overlay, ours6 ÷ bridge6
     rm        docker rm -f of the same
+    CPU       of the agent and our driver on that host, for both
+    first     docker run of the first container of a network, which has been there for a while
     request   a page of a few bytes by HTTP from a container on the other host, wget and all
     ping      round trip to a container on the other host
     stream    a MB of a file by HTTP from the other host
@@ -21,17 +25,26 @@ Swarm's encrypted overlay needs IPsec in the kernel, so it runs only where that 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from meshnet.model.addresses import RESOLVER
 from tests.engines.docker_scenes import address, create
 from tests.lab.engines import Docker
+from tests.lab.place import Daemon
 from tests.scenes.mesh_scenes import mesh_of
 
-CONTENDERS = ("ours", "bridge", "overlay")
+CONTENDERS = ("ours", "ours6", "docker0", "bridge", "bridge6", "overlay")
+OURS = {"docker0": "ours", "bridge": "ours", "bridge6": "ours6", "overlay": "ours"}
+"""Which network of ours is compared with each."""
+NAMES = {"docker0": "bridge", "bridge": "own"}
+"""What Docker calls a contender's network where that is not the contender's name."""
+SETTLED = 3.0
+"""Seconds after which a network has been there for a while."""
 BIG = 64
 """MB of the file that is streamed."""
 
@@ -58,15 +71,41 @@ def timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def run_and_remove(docker: Docker, runs: int, found: Found) -> None:
-    for network in CONTENDERS:
-        docker.run(f"first-{network}", network, "/bin/sleep", "10000")
+def create_all(docker: Docker) -> None:
+    """Make the networks of one host but Swarm's."""
+    create(docker, "ours")
+    ipam = ("--ipam-driver", "meshnet", "--ipam-opt", "meshnet.network=ours6")
+    docker("network", "create", "-d", "meshnet", "--ipv6", *ipam, "ours6")
+    docker("network", "create", NAMES["bridge"])
+    docker("network", "create", "--ipv6", "--subnet", "fd00:6::/64", "bridge6")
+
+
+def cpu(*daemons: Daemon | None) -> float:
+    """Return the seconds of CPU that processes have used."""
+    ticks = 0
+    for daemon in filter(None, daemons):
+        stat = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        ticks += int(stat[11]) + int(stat[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def run_and_remove(docker: Docker, agent: Daemon | None, runs: int, found: Found) -> None:
+    time.sleep(SETTLED)
+    for contender in CONTENDERS:
+        run = timed(lambda c=contender: start(docker, f"first-{c}", c))
+        found["first"][contender].append(run)
     for number in range(runs):
-        for network in CONTENDERS:
-            name = f"{network}-{number}"
-            run = timed(lambda n=name, w=network: docker.run(n, w, "/bin/sleep", "1000"))
-            found["run"][network].append(run)
-            found["rm"][network].append(timed(lambda n=name: docker("rm", "-f", n)))
+        for contender in CONTENDERS:
+            name = f"{contender}-{number}"
+            before = cpu(agent, docker.plugin)
+            run = timed(lambda n=name, c=contender: start(docker, n, c))
+            found["run"][contender].append(run)
+            found["rm"][contender].append(timed(lambda n=name: docker("rm", "-f", n)))
+            found["CPU"][contender].append(cpu(agent, docker.plugin) - before)
+
+
+def start(docker: Docker, name: str, contender: str) -> None:
+    docker.run(name, NAMES.get(contender, contender), "/bin/sleep", "10000")
 
 
 def traffic(here: Docker, there: Docker, rounds: int, found: Found) -> None:
@@ -94,18 +133,22 @@ def traffic(here: Docker, there: Docker, rounds: int, found: Found) -> None:
 def report(found: Found) -> None:
     """Print medians in milliseconds, and ours ÷ each other: the median and spread of the rounds."""
     for what, by_network in found.items():
-        ours = by_network["ours"]
-        print(f"{what:8} {'ours':8} {statistics.median(ours) * 1000:8.1f} ms")
         for name, took in by_network.items():
-            if name == "ours" or not took:
-                continue
-            ratios = sorted(own / other for own, other in zip(ours, took, strict=True))
-            spread = f"[{ratios[len(ratios) // 10]:.2f}–{ratios[-1 - len(ratios) // 10]:.2f}]"
-            middle = statistics.median(took) * 1000
-            print(
-                f"{'':8} {name:8} {middle:8.1f} ms   ours ÷ {name} "
-                f"{statistics.median(ratios):.2f} {spread}"
-            )
+            if took:
+                middle = statistics.mean(took) if what == "CPU" else statistics.median(took)
+                against = "" if what == "CPU" else compared(by_network, name)
+                print(f"{what:8} {name:8} {middle * 1000:8.1f} ms   {against}")
+
+
+def compared(by_network: dict[str, list[float]], name: str) -> str:
+    """Return ours ÷ another, '' for ours."""
+    own = OURS.get(name)
+    if own is None:
+        return ""
+    pairs = zip(by_network[own], by_network[name], strict=True)
+    ratios = sorted(one / other for one, other in pairs)
+    spread = f"[{ratios[len(ratios) // 10]:.2f}–{ratios[-1 - len(ratios) // 10]:.2f}]"
+    return f"{own} ÷ {name} {statistics.median(ratios):.2f} {spread}"
 
 
 def main() -> None:
@@ -115,16 +158,16 @@ def main() -> None:
     options = parser.parse_args()
     found: Found = {
         what: {name: [] for name in CONTENDERS}
-        for what in ("run", "rm", "request", "ping", "stream")
+        for what in ("first", "run", "rm", "CPU", "request", "ping", "stream")
     }
     with mesh_of(2, "docker run") as mesh:
         here, there = (Docker(node.host, str(RESOLVER)) for node in mesh)
         addresses = [node.host.address4 for node in mesh]
         swarm(here, there, (addresses[0], addresses[1]))
         for docker in (here, there):
-            create(docker, "ours")
+            create_all(docker)
         print(f"WireGuard: {next(iter(mesh)).status().backend}")
-        run_and_remove(here, options.runs, found)
+        run_and_remove(here, next(iter(mesh)).agent, options.runs, found)
         traffic(here, there, options.rounds, found)
     report(found)
 

@@ -171,11 +171,14 @@ def test_a_network_ends_with_its_last_user_and_is_there_again_for_who_has_it(
     nodes, (here, there) = list(mesh), dockers.values()
     for docker in (here, there):
         create(docker, "brief")
+        wait_until(lambda docker=docker: "meshnet-brief" in spaces(docker), 5, "it is built")
     here.run("c1", "brief", *STAY)
     first = address(here, "c1", "brief")
     here("rm", "-f", "c1")
     here("network", "rm", "brief")
     wait_until(lambda: not known(nodes, "brief"), 5, "nobody has a lease of it")
+    for docker in (here, there):
+        wait_until(lambda docker=docker: "meshnet-brief" not in spaces(docker), 5, "it is gone")
     there.run("c2", "brief", *STAY)
     own = [address(there, "c2", "brief")]
     assert ip_network(f"{first}/20", strict=False) == ip_network(f"{own[0]}/20", strict=False)
@@ -183,6 +186,11 @@ def test_a_network_ends_with_its_last_user_and_is_there_again_for_who_has_it(
     there("rm", "-f", "c2")
     there("network", "rm", "brief")
     wait_until(lambda: not known(nodes, "brief"), 5, "and ends again")
+
+
+def spaces(docker: Docker) -> str:
+    """Return the names of the networks' namespaces on a host."""
+    return docker.host.output("ip", "netns", "list")
 
 
 def test_a_running_container_is_connected_and_disconnected(mesh: Mesh, dockers: Dockers) -> None:

@@ -22,6 +22,7 @@ from tests.engines.docker_scenes import (
     address,
     ask,
     at_once,
+    create,
     dockers,
     mesh,
     meshed,
@@ -31,7 +32,7 @@ from tests.engines.docker_scenes import (
 )
 from tests.lab import wait_until
 from tests.lab.engines import DRIVER_SOCKET, IMAGE, Docker, missing
-from tests.lab.mesh import Mesh
+from tests.lab.mesh import PROGRAM, Mesh
 from tests.scenes.mesh_scenes import differences, dump, everywhere
 
 __all__ = ["dockers", "mesh", "meshed"]
@@ -258,12 +259,21 @@ def test_a_host_that_comes_back_has_its_containers_on_the_mesh_again(
 
 def test_a_purge_leaves_nothing_of_ours_and_all_of_dockers(mesh: Mesh, dockers: Dockers) -> None:
     node, docker = mesh.nodes["n2"], dockers["n2"]
+    create(docker, "kept")
+    docker.run("c1", "kept", *STAY)
     rules = node.host.output("iptables", "-S")
-    node.meshnet("down", "--purge", "--yes")
+    assert "meshnet-appnet" in node.host.output("ip", "netns", "list")
+    status, said = node.host.transcript(PROGRAM, "down", "--purge", "--yes")
+    assert status == 0, said
+    assert "removed Docker's network appnet" in said
+    assert "network kept stays (`docker network rm kept` removes it)" in said
     links = node.host.output("ip", "-o", "link")
     assert "mesh" not in links
     assert "meshnet" not in node.host.output("nft", "list", "tables")
     assert node.host.output("ip", "netns", "list") == ""
     assert node.host.output("iptables", "-S") == rules
     docker("run", "--rm", IMAGE, "/bin/true")
+    docker("rm", "-f", "c1")
+    docker("network", "rm", "kept")
+    assert docker("network", "ls", "-qf", "driver=meshnet") == ""
     mesh.nodes.pop("n2")

@@ -26,7 +26,8 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
     Tunnels, networks, routes and filters go, and only those that carry our mark. The membership
     stays, so `meshnet agent` brings everything back. With --purge the node leaves the mesh for
     good: a coordinator is told, which frees its name at once, and nothing is left on this machine,
-    not even what `meshnet docker|podman|cni setup` did. It then needs a new token to join again.
+    not even what `meshnet docker|podman|cni setup` did, nor Docker's networks of ours that no
+    container runs on; the others are named. It then needs a new token to join again.
     Where no coordinator can be reached, all is purged the same, and the command fails at its end
     to say what is left to do.
 
@@ -37,9 +38,9 @@ def down(settings: Settings, purge: bool, yes: bool) -> None:
     if purge and not yes:
         question = f"Forget the membership and the keys in {settings.state_dir}?"
         click.confirm(question, abort=True, err=True)
-    fault = _leave(settings) if purge else None
     if purge:
         _leave_engines(settings)
+    fault = _leave(settings) if purge else None
     _stop_unit(settings, purge)
     _ask_agent(settings, purge)
     from meshnet.agent.down import down as take_away
@@ -63,10 +64,17 @@ def _leave(settings: Settings) -> MeshnetError | None:
 
 
 def _leave_engines(settings: Settings) -> None:
-    """Take our plugins from the engines, and our resolver out of Docker's settings; a fault there
-    is said, and stops nothing."""
-    from meshnet.containers import docker_setup, setups
+    """Take our networks and plugins from the engines, and our resolver out of Docker's settings; a
+    fault there is said, and stops nothing."""
+    from meshnet.containers import docker_leave, docker_setup, setups
+    from meshnet.containers.docker import ENGINE, STATE
+    from meshnet.containers.docker_engine import Engine
 
+    try:
+        for line in docker_leave.leave(Engine(ENGINE), settings.state_dir / STATE):
+            step(line)
+    except MeshnetError as error:
+        step(f"Docker's networks are left alone: {error.message}")
     try:
         for line in setups.undo(settings.state_dir):
             step(line)
