@@ -19,8 +19,10 @@ that nobody uses, that is noticed when its turn comes.
 Who did not look cannot say that nobody came: a verdict that is due while this process gets no time
 (a starved host, a suspended machine) is put off, and no second probe is sent meanwhile. Otherwise a
 busy second would make every peer unreachable at once, and the probes that follow keep it busy. For
-the same reason a node of a large mesh that comes late to its turns asks less often (`strain`). An
-answer to any of the last MISSES probes counts, so a path may be as slow as that.
+the same reason a node of a large mesh that comes late to its turns asks less often (`strain`), and
+one that misses most answers waits longer for each (`answer_limit`): that many peers do not die at
+once, so it is our own link or host, or everybody's. An answer to any of the last MISSES probes
+counts, so a path may be as slow as that.
 
 What is due next is read off two heaps, so that a moment in which one of a thousand peers has its
 turn costs one peer's work. An entry that is no longer true is dropped when it comes up.
@@ -42,8 +44,14 @@ BEAT = 0.5
 """Seconds between the turns of a large mesh: several probes at a time cost a node one awakening.
 Each node has beats of its own, since many may share a clock and a core."""
 ANSWER_LIMIT = 0.4
-"""Seconds without an answer after which a probe counts as missed."""
+"""Seconds without an answer after which a probe counts as missed, while most are answered."""
 MISSES = 3
+MANY, MOST = 0.4, 0.8
+"""Shares of missed answers above which a node waits longer, and from which it waits LONGEST times
+as long."""
+LONGEST = 5.0
+MEMORY = 0.1
+"""Weight of one probe in that share: three misses in a row are no more than 0.27."""
 TOLERABLE, WORST = 0.1, 0.4
 """Seconds by which turns may be late, on average, before a node asks half as often, and beyond
 which it makes no more difference."""
@@ -89,15 +97,18 @@ class Liveness:
         self._own = own
         self._beat = BEAT * _lot(own)
         self._peers: dict[str, _Peer] = {}
+        self._reachable: frozenset[str] | None = None
         self._probes: list[tuple[float, str]] = []
         self._verdicts: list[tuple[float, str]] = []
         self._late = 0.0
+        self._missed = 0.0
         self._nonce = 0
 
     def set_peers(self, peers: Collection[str], now: float) -> None:
         """Begin to watch those that are new, forget those that are gone."""
         for gone in self._peers.keys() - set(peers):
             del self._peers[gone]
+            self._reachable = None
         for new in sorted(set(peers) - self._peers.keys()):
             self._peers[new] = _Peer(Reach.UNKNOWN, now, now)
             heappush(self._probes, (now, new))
@@ -112,15 +123,23 @@ class Liveness:
         return 1.0 + min(self._late, WORST) / TOLERABLE if self.is_sparse else 1.0
 
     @property
+    def answer_limit(self) -> float:
+        """Seconds without an answer after which a probe counts as missed."""
+        share = (min(self._missed, MOST) - MANY) / (MOST - MANY)
+        return ANSWER_LIMIT * (1.0 + (LONGEST - 1.0) * max(0.0, share))
+
+    @property
     def is_sparse(self) -> bool:
         """Whether this node looks at its peers so rarely that they should tell each other."""
         return len(self._peers) > self._rate
 
     @property
     def reachable(self) -> frozenset[str]:
-        return frozenset(
-            node for node, peer in self._peers.items() if peer.reach is Reach.REACHABLE
-        )
+        if self._reachable is None:
+            self._reachable = frozenset(
+                node for node, peer in self._peers.items() if peer.reach is Reach.REACHABLE
+            )
+        return self._reachable
 
     def reach(self, node: str) -> Reach:
         peer = self._peers.get(node)
@@ -151,7 +170,7 @@ class Liveness:
             peer = self._peers[node]
             self._nonce += 1
             peer.asked = (*peer.asked, (self._nonce, now))[-MISSES:]
-            self._judge(node, peer, now + ANSWER_LIMIT)
+            self._judge(node, peer, now + self.answer_limit)
             self._ask(node, peer, now + self._patience(peer))
             yield node, self._nonce
 
@@ -184,7 +203,7 @@ class Liveness:
 
     def _patience(self, peer: _Peer) -> float:
         if peer.reach is Reach.REACHABLE:
-            return ANSWER_LIMIT
+            return self.answer_limit
         peer.pause = min(peer.pause * 2, PATIENT)
         patience = len(self._peers) / self._rate
         patience = patience if peer.pause == PATIENT else patience / EAGERNESS
@@ -197,12 +216,15 @@ class Liveness:
             due, node = heappop(self._verdicts)
             peer = self._peers[node]
             if now - due > LATE:
-                self._judge(node, peer, now + ANSWER_LIMIT)
+                self._judge(node, peer, now + self.answer_limit)
                 continue
             peer.verdict_at = None
             peer.misses += 1
+            if peer.reach is Reach.REACHABLE:
+                self._missed += MEMORY * (1.0 - self._missed)
             if peer.reach is Reach.REACHABLE and peer.misses >= MISSES:
                 peer.reach, peer.since, peer.pause = Reach.UNREACHABLE, now, EAGER
+                self._reachable = None
                 lost.add(node)
             self._ask(node, peer, peer.next_probe)
         return lost
@@ -213,6 +235,8 @@ class Liveness:
         sent_at = dict(peer.asked).get(nonce) if peer else None
         if peer is None or sent_at is None:
             return set()
+        if not peer.misses:  # an answer in time: one that is late says the limit is too short
+            self._missed -= MEMORY * self._missed
         sample = now - sent_at
         peer.round_trip = (
             sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
@@ -249,6 +273,7 @@ class Liveness:
         if peer.reach is Reach.REACHABLE:
             return set()
         peer.reach, peer.since, peer.pause = Reach.REACHABLE, now, EAGER
+        self._reachable = None
         return {node}
 
     def next_event(self, now: float) -> float:

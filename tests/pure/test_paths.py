@@ -90,7 +90,7 @@ def test_nobody_is_forgotten_and_nothing_piles_up_whatever_happens() -> None:
     now = 0.0
     while now < 300.0:
         now += chance.choice([0.01, 0.02, 0.1, 0.4])
-        assert liveness.next_event(now) <= 5.0
+        assert liveness.next_event(now) <= 2 * liveness.idle_interval
         liveness.missed(now)
         for node, nonce in list(liveness.due(now)):
             asked[node] = now
@@ -136,6 +136,34 @@ def test_a_path_slower_than_the_next_probe_is_a_path() -> None:
         now += 0.01
         assert now < 2.0 or liveness.reach("far") is Reach.REACHABLE
     assert liveness.round_trip("far") == pytest.approx(0.7, abs=0.05)
+
+
+def test_a_node_to_which_all_answers_are_late_learns_to_wait_and_loses_nobody() -> None:
+    liveness, peers = Liveness(), {f"n{number}" for number in range(20)}
+    liveness.set_peers(peers, 0.0)
+    now = run(liveness, 0.0, 10.0, peers)
+    under_way: list[tuple[float, str, int]] = []
+    lost: list[float] = []
+    late = 4 * ANSWER_LIMIT
+    while now < 90.0:
+        lost += [now] * len(liveness.missed(now))
+        under_way += [(now + late, node, nonce) for node, nonce in liveness.due(now)]
+        while under_way and under_way[0][0] <= now:
+            _, node, nonce = under_way.pop(0)
+            liveness.answered(node, nonce, now)
+        now += 0.01
+    assert [at for at in lost if at > 30.0] == []
+    assert liveness.reachable == peers
+
+
+def test_a_peer_that_dies_alone_is_given_no_more_time_than_ever() -> None:
+    for others in (0, 1, 5):
+        liveness, peers = Liveness(), {f"n{number}" for number in range(others + 1)}
+        liveness.set_peers(peers, 0.0)
+        now = run(liveness, 0.0, 10.0, peers)
+        run(liveness, now, 1.0 + MISSES * ANSWER_LIMIT + 0.2, peers - {"n0"})
+        assert liveness.reachable == peers - {"n0"}
+        assert liveness.answer_limit == ANSWER_LIMIT
 
 
 def test_a_hint_makes_us_ask_at_once_and_believe_nothing() -> None:
