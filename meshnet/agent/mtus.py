@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from meshnet.agent.waiting import happened
 from meshnet.errors import BadInput
 from meshnet.linux.underlay import UnderlayAddress
-from meshnet.model.addresses import Endpoint
+from meshnet.model.addresses import Address, Endpoint
+from meshnet.model.records import NodeRecord
 from meshnet.model.view import Node
 from meshnet.paths.sizes import Sizes
 from meshnet.plan.mtu import Way, device_mtu, limits, peer_mtu, tunnel_mtu, ways
@@ -42,6 +43,8 @@ class Mtus:
         self._addresses: dict[str, str] = {}
         self._known: dict[str, tuple[Node, Endpoint | None, int]] = {}
         self._limits: dict[str, int] = {}
+        self._peers: Mapping[str, Node] = {}
+        self._places: Mapping[str, tuple[Address, NodeRecord | None]] = {}
         self._scene: tuple[object, ...] = ()
         self._wake = asyncio.Event()
         self.here: tuple[Way, ...] = ()
@@ -55,8 +58,10 @@ class Mtus:
         self, peers: Mapping[str, Node], tunnel: Tunnel | None, reachable: Collection[str]
     ) -> bool:
         """Take in who the peers are and where they are now; return whether any limit changed."""
-        places = {name: (node.membership.address4, node.record) for name, node in peers.items()}
-        scene = (self.here, places, tunnel.peers if tunnel else None, frozenset(reachable))
+        if peers is not self._peers:
+            self._peers = peers
+            self._places = {n: (o.membership.address4, o.record) for n, o in peers.items()}
+        scene = (self.here, self._places, tunnel.peers if tunnel else None, frozenset(reachable))
         if scene == self._scene:
             return False
         self._scene = scene

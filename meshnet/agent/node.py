@@ -132,6 +132,7 @@ class MeshNode:
         self.sightings = Sightings(self._own_addresses())
         self.mtus.set_underlay(self._underlay)
         self._entries = Entries()
+        self._known_others: tuple[View | None, dict[str, Node]] = (None, {})
         self._chosen: dict[str, Endpoint] = {}
         self._pointed: dict[str, Endpoint] = {}
         self._acquainted: frozenset[str] = frozenset()
@@ -359,8 +360,12 @@ class MeshNode:
 
     def _others(self) -> dict[str, Node]:
         """Return the nodes there can be a tunnel to."""
-        nodes = self.view.nodes
-        return {name: nodes[name] for name in nodes if nodes[name].record and name != self.id}
+        view, others = self._known_others
+        if view is not self.view:
+            view, nodes = self.view, self.view.nodes
+            others = {name: nodes[name] for name in nodes if nodes[name].record and name != self.id}
+            self._known_others = view, others
+        return others
 
     def _let_probe(self) -> None:
         """Have those probed that the kernel has an endpoint of, and at once where that is new.

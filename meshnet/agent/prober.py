@@ -60,6 +60,7 @@ class Prober:
         self._endpoint = endpoint
         self._mtus = mtus
         self._peers: dict[str, str] = {}
+        self._given: Mapping[str, IPv4Address] = {}
         self._addresses: dict[str, str] = {}
         self._held: frozenset[str] = frozenset()
         self._heard: set[str] = set()
@@ -69,6 +70,9 @@ class Prober:
 
     def set_peers(self, addresses: Mapping[str, IPv4Address]) -> None:
         """Say who the peers are: node id → mesh address."""
+        if addresses == self._given:
+            return
+        self._given = addresses
         self._addresses = {node: str(address) for node, address in addresses.items()}
         self._peers = {address: node for node, address in self._addresses.items()}
         self.liveness.set_peers(self._addresses.keys(), time.monotonic())

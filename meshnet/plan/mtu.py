@@ -89,7 +89,8 @@ def _far(endpoint: Endpoint | None, record: NodeRecord) -> int:
 
 def best_mtu(record: NodeRecord) -> int:
     """Return the most that any way to a node carries."""
-    return max((item.mtu for item in record.candidates if item.mtu), default=record.mtu)
+    said = [item.mtu for item in record.candidates if item.mtu]
+    return max(said) if said else record.mtu
 
 
 def network_mtu(best: Iterable[int]) -> int:
