@@ -19,6 +19,7 @@ Source: github.com/moby/moby, libnetwork/docs/remote.md and ipam.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ DRIVER = "meshnet"
 INTERNAL = "com.docker.network.internal"
 ADDRESS_TYPE = "RequestAddressType"
 GATEWAY_TYPE = "com.docker.network.gateway"
+LABEL_LIMIT = 63
 ON_LINK = 1
 """The route type of what has no next hop."""
 INTERFACE_PREFIX = "mesh"
@@ -208,9 +210,16 @@ def is_plain(message: Message) -> bool:
 
 
 def mesh_name(state: NetworkState) -> str:
-    """Return the name on the mesh of a plain network: by our option, or by its own name."""
-    told = (state.options or {}).get(NETWORK_OPTION, "")
-    return check_name(told or label_from(state.name.replace(".", "-")), "network")
+    """Return the name on the mesh of a plain network: by our option, or by its own name.
+
+    A label ends where Docker's names may go on: what is cut off makes a difference all the same.
+    """
+    told, own = (state.options or {}).get(NETWORK_OPTION, ""), state.name.replace(".", "-")
+    label = label_from(own)
+    if len(own) > LABEL_LIMIT:
+        digest = sha256(state.name.encode()).hexdigest()[:8]
+        label = f"{label[: LABEL_LIMIT - 9].rstrip('-')}-{digest}"
+    return check_name(told or label, "network")
 
 
 def told_network(state: NetworkState) -> str:
@@ -232,7 +241,8 @@ def chosen_prefixes(state: NetworkState, pools: Sequence[AddressPool]) -> tuple[
     chosen = []
     for config in configs:
         prefix = parse_prefix(config.subnet)
-        if any(pool.holds(prefix) for pool in pools):
+        # Docker says the gateway of a subnet it chose; of one that was chosen only what was said.
+        if config.gateway and any(pool.holds(prefix) for pool in pools):
             continue
         if config.gateway and config.gateway.partition("/")[0] != str(gateway(prefix)):
             raise BadInput(

@@ -152,6 +152,7 @@ CHOSEN = {"Subnet": "10.50.0.0/24"}
         (CHOSEN, ("10.50.0.0/24",)),
         ({**CHOSEN, "Gateway": "10.50.0.1"}, ("10.50.0.0/24",)),
         ({"Subnet": "172.18.5.0/24"}, ("172.18.5.0/24",)),
+        ({"Subnet": "172.30.0.0/16"}, ("172.30.0.0/16",)),
     ],
 )
 def test_a_prefix_is_dockers_or_was_chosen(config: dict[str, Any], chosen: tuple[str, ...]) -> None:
@@ -169,6 +170,13 @@ def test_a_prefix_is_dockers_or_was_chosen(config: dict[str, Any], chosen: tuple
 def test_what_the_mesh_cannot_keep_of_a_plain_network_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         protocol.chosen_prefixes(plain({**CHOSEN, **more}), protocol.DOCKERS_POOLS)
+
+
+def test_long_names_of_networks_that_begin_alike_are_two_networks_of_the_mesh() -> None:
+    one, other = (protocol.mesh_name(plain(DOCKERS, Name="n" * 100 + end)) for end in "ab")
+    assert one != other
+    assert one[:54] == other[:54] == "n" * 54
+    assert protocol.mesh_name(plain(DOCKERS, Name="n" * 63)) == "n" * 63
 
 
 def test_a_plain_network_is_made_anew_with_all_that_it_had() -> None:
