@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from meshnet.agent.attachments import with_health, with_instance, without_instan
 from meshnet.agent.node import MeshNode
 from meshnet.agent.report import service_name
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
-from meshnet.model.addresses import Address, attachment_mac, gateway
+from meshnet.model.addresses import Address, Prefix, attachment_mac, gateway
 from meshnet.model.attached import LocalAttachment, LocalInstance
 from meshnet.model.names import DEFAULT_NETWORK, ZONE, check_name
 from meshnet.model.records import ServicePort
@@ -139,15 +140,28 @@ class Desk:
         if handed and not fixed:
             raise BadInput("an interface handed over needs the addresses that it will have")
         chosen = [_parse_address(text) for text in fixed]
+        prefixes = self._usable(network, chosen)
         for address in chosen:
             await self._ensure_fixed(network, address)
         families = {address.version for address in chosen}
         if len(families) != len(chosen):
             raise BadInput("an attachment has one address of each family at most")
-        for prefix in network.prefixes:
+        for prefix in prefixes:
             if prefix.version not in families and not handed:
                 chosen.append(await self._next(network, prefix.version))
         return sorted(chosen, key=lambda address: address.version)
+
+    def _usable(self, network: Network, fixed: Iterable[Address] = ()) -> Sequence[Prefix]:
+        """Return the prefixes of a network that this machine can have addresses in."""
+        if self._node.machine.ipv6:
+            return network.prefixes
+        usable = [prefix for prefix in network.prefixes if prefix.version == 4]
+        if not usable or any(address.version == 6 for address in fixed):
+            raise Unavailable(
+                f"the kernel of this host has no IPv6 for network {network.name}",
+                "Boot it without ipv6.disable=1, or use a network and addresses of IPv4.",
+            )
+        return usable
 
     async def _ensure_fixed(self, network: Network, address: Address) -> None:
         used = self._node.attachments.used(network.name)
@@ -159,7 +173,7 @@ class Desk:
         """Return when an attach to a network could be given its addresses; take none."""
         async with self._turn:
             network = self.network(name)
-            for prefix in network.prefixes:
+            for prefix in self._usable(network):
                 await self._free(network, prefix.version)
 
     async def _next(self, network: Network, family: int) -> Address:
@@ -328,7 +342,8 @@ class Desk:
         """Return what an attachment was given."""
         network = self.network(item.network)
         addresses = [ip_address(address) for address in item.addresses]
-        gateways = tuple(str(gateway(prefix)) for prefix in network.prefixes)
+        prefixes = self._usable(network)
+        gateways = tuple(str(gateway(prefix)) for prefix in prefixes)
         middle = "" if network.name == DEFAULT_NETWORK else f".{network.name}"
         services = [service_name(instance.service, network.name) for instance in item.instances]
         return Attached(
@@ -340,7 +355,7 @@ class Desk:
             mtu=self._node.network_mtu,
             gateways=gateways,
             dns=gateways,
-            routes=tuple(str(prefix) for prefix in network.prefixes),
+            routes=tuple(str(prefix) for prefix in prefixes),
             names=tuple(dict.fromkeys([f"{item.name}{middle}.{ZONE}", *services])),
         )
 

@@ -17,19 +17,18 @@ from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from meshnet.agent.attachments import boot_id, namespace_inode
 from meshnet.agent.client import CoordinatorClient
-from meshnet.agent.node import TUNNEL, Machine, MeshNode
+from meshnet.agent.machine import this_machine
+from meshnet.agent.node import TUNNEL, MeshNode
 from meshnet.agent.resolver import look_up
-from meshnet.agent.sockets import AGENT_PORT, MeshSockets
+from meshnet.agent.sockets import AGENT_PORT
 from meshnet.agent.storage import StateDir
 from meshnet.errors import BadInput, MeshnetError, NotFound
 from meshnet.linux import foreign, netns, probe
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
-from meshnet.linux.underlay import underlay
 from meshnet.linux.ways import ways
-from meshnet.linux.wireguard import find_free_port, is_port_free
+from meshnet.linux.wireguard import is_port_free
 from meshnet.model.addresses import Address, Endpoint, gateway
 from meshnet.model.names import ZONE
 from meshnet.model.records import Attachment
@@ -71,9 +70,8 @@ async def examine_files(state_dir: Path, a: str, b: str) -> Diagnosis:
     except BadInput as error:
         return _no_node(error.message, error.hint)
     kernel = LinuxKernel(pick_backend(), TUNNEL)
-    machine = Machine(kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets())
     try:
-        node = MeshNode(state, machine)
+        node = MeshNode(state, this_machine(kernel))
         node.book.facts.merge(state.journal().load())
         node.book.refresh(list(node.book.facts))
         tunnel = kernel.read(networks=()).tunnel

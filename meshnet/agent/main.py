@@ -20,21 +20,18 @@ from pathlib import Path
 
 from meshnet import __version__
 from meshnet.agent import api, report
-from meshnet.agent.attachments import boot_id, namespace_inode
 from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
+from meshnet.agent.machine import this_machine
 from meshnet.agent.names import Names
-from meshnet.agent.node import TUNNEL, Machine, MeshNode
+from meshnet.agent.node import TUNNEL, MeshNode
 from meshnet.agent.rotation import Rotation
-from meshnet.agent.sockets import MeshSockets
 from meshnet.agent.storage import StateDir, hold
 from meshnet.agent.uplink import Uplink
 from meshnet.errors import MeshnetError, Unavailable
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
 from meshnet.linux.notify import notify, watchdog_interval
-from meshnet.linux.underlay import underlay
-from meshnet.linux.wireguard import find_free_port
 from meshnet.wire import local
 
 log = logging.getLogger(__name__)
@@ -77,10 +74,7 @@ class Agent(api.Steward):
         settings = state.settings()
         self._held = [hold(directory) for directory in (config.state_dir, config.run_dir)]
         self.kernel = LinuxKernel(pick_backend(), TUNNEL)
-        machine = Machine(
-            self.kernel, underlay, find_free_port, namespace_inode, boot_id(), MeshSockets()
-        )
-        self.node = MeshNode(state, machine)
+        self.node = MeshNode(state, this_machine(self.kernel))
         self.client = CoordinatorClient(settings.urls, settings.pins, self.node.identity)
         self.uplink = Uplink(self.node, self.client)
         self.desk = Desk(self.node, self.uplink)

@@ -25,7 +25,7 @@ from meshnet.dns.table import HOST, Table
 from meshnet.dns.zone import Zones
 from meshnet.errors import MeshnetError
 from meshnet.linux.resolved import LinkDns
-from meshnet.model.addresses import RESOLVER, gateway
+from meshnet.model.addresses import RESOLVER, Address, gateway
 from meshnet.model.names import ZONE
 from meshnet.plan.state import NETNS_PREFIX
 from meshnet.wire.local import DnsAnswer, DnsState, HostDnsMode
@@ -99,7 +99,7 @@ class Names:
     async def _keep_host(self) -> None:
         me = self._node.me
         servers = (me.membership.address4, me.membership.address6) if me else ()
-        wish = LinkDns(servers, self._zones.origins)
+        wish = LinkDns(tuple(filter(self._has, servers)), self._zones.origins)
         async with self._host_turn:
             if self.host.is_due(wish):
                 await asyncio.to_thread(self.host.keep, wish)
@@ -108,7 +108,12 @@ class Names:
         me = self._node.me
         if me is None:
             return []
-        return [str(me.membership.address4), str(me.membership.address6), str(RESOLVER)]
+        own: list[Address] = [me.membership.address4, me.membership.address6, RESOLVER]
+        return [str(address) for address in own if self._has(address)]
+
+    def _has(self, address: Address) -> bool:
+        """Say whether this machine can have an address of that family."""
+        return address.version == 4 or self._node.machine.ipv6
 
     async def _listen(self) -> None:
         wanted = self._wanted()
@@ -129,7 +134,8 @@ class Names:
             if name in self._node.built:
                 path = f"/run/netns/{NETNS_PREFIX}{name}"
                 gateways = map(gateway, self._node.view.networks[name].prefixes)
-                wanted |= {(name, str(address)): path for address in (*gateways, RESOLVER)}
+                servers = filter(self._has, (*gateways, RESOLVER))
+                wanted |= {(name, str(address)): path for address in servers}
         return wanted
 
     async def query(self, name: str, kind: str) -> DnsAnswer:

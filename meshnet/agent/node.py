@@ -17,32 +17,31 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 
 from meshnet import __version__
 from meshnet.agent.attachments import Attachments
 from meshnet.agent.book import Book
 from meshnet.agent.exchange import Exchange
+from meshnet.agent.machine import Machine
 from meshnet.agent.mtus import Mtus
 from meshnet.agent.prober import Prober
 from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
-from meshnet.agent.sockets import Sockets
 from meshnet.agent.storage import StateDir
 from meshnet.agent.waiting import happened
-from meshnet.linux.port import Kernel
-from meshnet.linux.underlay import UnderlayAddress
 from meshnet.model.addresses import Address, Endpoint, Prefix
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PrivateKey, PublicKey
 from meshnet.model.records import Candidate, NodeRecord, Record
 from meshnet.model.view import Node, View
 from meshnet.paths.endpoints import Contact, Endpoints, ranked
-from meshnet.paths.liveness import PROBES_PER_SECOND, Liveness, Reach
+from meshnet.paths.liveness import Liveness, Reach
 from meshnet.paths.sightings import Sightings
 from meshnet.plan.desired import Local, best_mtus, desired
 from meshnet.plan.entries import Entries
+from meshnet.plan.families import only_ipv4
 from meshnet.plan.holds import Holds
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
@@ -67,19 +66,6 @@ interpreter, and somebody may wait for the pass."""
 ANSWER = 0.001
 """Seconds for whoever waited for that pass to be answered."""
 LONGEST_NAP = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a node needs of the machine it is on."""
-
-    kernel: Kernel
-    underlay: Callable[[], list[UnderlayAddress]]
-    find_free_port: Callable[[int], int]
-    namespace_inode: Callable[[str], int]
-    boot: str
-    sockets: Sockets
-    probes_per_second: float = PROBES_PER_SECOND
 
 
 class MeshNode:
@@ -192,7 +178,8 @@ class MeshNode:
             keys=keys,
             held=self.holds.networks(time.monotonic()),
         )
-        return desired(self.view, local, self._entries)
+        wish = desired(self.view, local, self._entries)
+        return wish if self.machine.ipv6 else only_ipv4(wish)
 
     # What happens
 

@@ -81,7 +81,11 @@ def _open(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     six = ":" in address
-    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
+    where = f"DNS at {address} port {port}"
+    try:
+        sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
+    except OSError as error:
+        raise Unavailable(f"{where}: {error.strerror}") from error
     try:
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -96,5 +100,5 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
         sock.bind((address, port))
     except OSError as error:
         sock.close()
-        raise Unavailable(f"DNS at {address} port {port}: {error.strerror}") from error
+        raise Unavailable(f"{where}: {error.strerror}") from error
     return sock

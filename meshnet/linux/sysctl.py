@@ -35,6 +35,11 @@ _NUMBERS: dict[int, dict[str, int]] = {
 since the look-up of a file takes the longer the more namespaces have a link of that name."""
 
 
+def speaks_ipv6() -> bool:
+    """Say whether this kernel has IPv6; it has none when booted with `ipv6.disable=1`."""
+    return (ROOT / "ipv6/conf").exists()
+
+
 def set_all(space: int, values: Mapping[str, str]) -> None:
     """Set those that differ, by their path below /proc/sys/net.
 

@@ -10,7 +10,9 @@ import pytest
 
 from meshnet.agent import uplink
 from meshnet.coordinator.core import Terms
+from meshnet.errors import Unavailable
 from meshnet.model.view import View
+from meshnet.wire.local import AttachRequest
 from tests.sim.world import SimNode, World
 
 LIMIT = 30.0
@@ -95,6 +97,32 @@ async def test_a_node_that_lost_its_facts_removes_nothing_before_it_has_them_all
     await mesh.start_coordinator()
     await until(sim.node.may_remove, "n0 has had a full view")
     assert (peers(sim), dict(sim.kernel.read().segments["default"].fdb)) == before
+
+
+async def test_a_node_that_starts_on_a_kernel_without_ipv6_goes_on_by_ipv4_alone(
+    mesh: World,
+) -> None:
+    sim = mesh.nodes["n0"]
+    await mesh.kill(sim)
+    sim.ipv6 = False
+    mesh.start(sim)
+    await until(lambda: sim.speaks and "default" in view(sim).networks, "n0 is back")
+    await mesh.attach(sim, "default")
+    await mesh.attach(mesh.nodes["n1"], "default")
+    await until(lambda: sim.kernel.read().segments["default"].fdb, "n0 has an entry for it")
+    host = sim.kernel.read()
+    assert host.tunnel is not None
+    (port,) = host.segments["default"].ports.values()
+    segment = host.segments["default"]
+    addresses = (*host.tunnel.addresses, *segment.gateways, *segment.neighbours, *port.addresses)
+    assert {one.version for one in (*addresses, *host.tunnel.routes)} == {4}
+    assert {len(item.addresses) for item in view(sim).nodes[sim.node.id].attachments.values()} == {
+        1
+    }
+    assert sim.desk is not None
+    with pytest.raises(Unavailable) as caught:
+        await sim.desk.attach(AttachRequest(host=True, addresses=("fd00::9",)))
+    assert "the kernel of this host has no IPv6 for network default" in caught.value.message
 
 
 SHORT = Terms(membership=6, lease=6)

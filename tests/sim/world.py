@@ -23,7 +23,8 @@ from pathlib import Path
 from meshnet.agent.client import CoordinatorClient
 from meshnet.agent.desk import Desk
 from meshnet.agent.enrol import enrol
-from meshnet.agent.node import Machine, MeshNode
+from meshnet.agent.machine import Machine
+from meshnet.agent.node import MeshNode
 from meshnet.agent.storage import StateDir
 from meshnet.agent.uplink import Uplink
 from meshnet.coordinator.admin_client import AdminClient
@@ -54,6 +55,7 @@ class SimNode:
     number: int
     kernel: FakeKernel = field(default_factory=FakeKernel)
     address: str = ""
+    ipv6: bool = True
     node: MeshNode | None = None
     desk: Desk | None = None
     task: asyncio.Task[None] | None = None
@@ -174,6 +176,7 @@ class World:
             "boot",
             SimSockets(self.wires, sim.kernel),
             PROBES_PER_SECOND,
+            sim.ipv6,
         )
         sim.node = MeshNode(sim.state, machine)
         settings = sim.node.settings
