@@ -59,6 +59,10 @@ class WireGuardGo(RealWireGuard):
 
     kind = "tun"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[str, Parsed] = {}
+
     @functools.cached_property
     def backend(self) -> str:
         """`wireguard-go VERSION`, as the installed program says."""
@@ -91,7 +95,8 @@ class WireGuardGo(RealWireGuard):
         delete_link(name)
 
     def _fetch(self, name: str) -> Device:
-        return parse_device(_exchange(name, ["get=1", ""], f"read WireGuard device {name}"))
+        answer = _exchange(name, ["get=1", ""], f"read WireGuard device {name}")
+        return parse_device(answer, self._known)
 
     def _set_device(self, name: str, key: PrivateKey, port: int, fwmark: int) -> None:
         device = self._fetch(name)
@@ -169,26 +174,40 @@ def _anew(change: PeerChange, peer: Peer) -> list[PeerChange]:
     return [PeerChange(change.key, remove=True), whole, PeerChange(change.key, drop=change.drop)]
 
 
-def parse_device(text: str) -> Device:
-    """Parse the answer to `get=1`, without its errno; KernelRefused with EBADMSG if malformed."""
-    own: dict[str, str] = {}
-    drafts: dict[str, _Draft] = {}
-    values = own
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """One peer of an answer, and the text it was parsed from."""
+
+    text: str = field(repr=False)
+    key: PublicKey
+    peer: Peer
+    status: PeerStatus
+
+
+def parse_device(text: str, known: dict[str, Parsed] | None = None) -> Device:
+    """Parse the answer to `get=1`, without its errno; KernelRefused with EBADMSG if malformed.
+
+    `known` are the peers of the last answer, and those of this one afterwards: what is said of a
+    peer in the same words is not parsed again.
+    """
+    head, *parts = f"\n{text}".split("\npublic_key=")
+    texts: dict[str, str] = {}
+    for part in parts:
+        key, _, rest = part.partition("\n")
+        texts[key] = f"{texts[key]}\n{rest}" if key in texts else rest
+    before = {} if known is None else known
+    parsed: dict[str, Parsed] = {}
     try:
-        for line in text.splitlines():
-            key, separator, value = line.partition("=")
-            if not separator:
-                raise ValueError("line without a value")
-            if key == "public_key":
-                draft = drafts.setdefault(value, _Draft())
-                values = draft.values
-            elif key == "allowed_ip":
-                draft.allowed.append(value)
-            else:
-                values[key] = value
-        return _device(own, drafts)
-    except (ValueError, UnboundLocalError, MeshnetError) as error:
+        for key, rest in texts.items():
+            one = before.get(key)
+            parsed[key] = one if one and one.text == rest else _parse_peer(key, rest)
+        device = _device(_parse(head.removeprefix("\n")), parsed.values())
+    except (ValueError, MeshnetError) as error:
         raise KernelRefused(f"malformed WireGuard device: {error}", errno.EBADMSG) from error
+    if known is not None:
+        known.clear()
+        known.update(parsed)
+    return device
 
 
 @dataclass(slots=True)
@@ -197,20 +216,36 @@ class _Draft:
     allowed: list[str] = field(default_factory=list)
 
 
-def _device(own: dict[str, str], drafts: dict[str, _Draft]) -> Device:
+def _parse(text: str) -> _Draft:
+    draft = _Draft()
+    for line in text.splitlines():
+        key, separator, value = line.partition("=")
+        if not separator:
+            raise ValueError("line without a value")
+        if key == "allowed_ip":
+            draft.allowed.append(value)
+        else:
+            draft.values[key] = value
+    return draft
+
+
+def _parse_peer(key: str, text: str) -> Parsed:
+    draft = _parse(text)
+    public = PublicKey(bytes.fromhex(key))
+    return Parsed(text, public, _peer(draft), _status(draft.values))
+
+
+def _device(draft: _Draft, parsed: Iterable[Parsed]) -> Device:
+    if draft.allowed:
+        raise ValueError("allowed IPs of no peer")
+    own = draft.values
     key = bytes.fromhex(own.get("private_key", ""))
-    peers: dict[PublicKey, Peer] = {}
-    status: dict[PublicKey, PeerStatus] = {}
-    for text, draft in drafts.items():
-        public = PublicKey(bytes.fromhex(text))
-        peers[public] = _peer(draft)
-        status[public] = _status(draft.values)
     return Device(
         private_key=PrivateKey(key) if any(key) else None,
         listen_port=int(own.get("listen_port", "0")),
         fwmark=int(own.get("fwmark", "0")),
-        peers=peers,
-        status=status,
+        peers={one.key: one.peer for one in parsed},
+        status={one.key: one.status for one in parsed},
     )
 
 

@@ -116,9 +116,15 @@ def test_we_read_from_pyroute2s_dump_what_it_meant_in_any_number_of_parts(
     assert wireguard_netlink.parse_device(parts) == device
 
 
-@given(devices())
-def test_we_read_from_a_daemons_answer_what_it_meant(device: Device) -> None:
-    assert wireguard_uapi.parse_device("".join(f"{line}\n" for line in answer(device))) == device
+@given(st.lists(devices(), min_size=1, max_size=3))
+def test_we_read_from_a_daemons_answers_what_they_meant(several: list[Device]) -> None:
+    known: dict[str, wireguard_uapi.Parsed] = {}
+    for device in [*several, several[0]]:
+        text = "".join(f"{line}\n" for line in answer(device))
+        assert wireguard_uapi.parse_device(text) == device
+        again = [wireguard_uapi.parse_device(text, known) for _ in range(2)]
+        assert again == [device, device]
+        assert all(again[0].peers[key] is again[1].peers[key] for key in device.peers)
 
 
 @pytest.mark.parametrize("family", ["4", "6"])
