@@ -211,7 +211,8 @@ class Journal:
     def load(self) -> list[Fact]:
         """Return the facts of the journal that are whole; what is damaged is left out, and said."""
         try:
-            lines = self._path.read_bytes().splitlines()
+            with self._path.open("rb") as lines:
+                return list(self._whole(lines))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -219,13 +220,13 @@ class Journal:
                 f"{self._path} cannot be read: {error.strerror}",
                 "Move it away: all that is in it is told again by coordinators and peers.",
             ) from error
-        facts = []
+
+    def _whole(self, lines: Iterable[bytes]) -> Iterator[Fact]:
         for number, line in enumerate(lines, 1):
             try:
-                facts.append(open_fact(codec.decode(line, SignedFact, "journal line")))
+                yield open_fact(codec.decode(line.rstrip(b"\n"), SignedFact, "journal line"))
             except MeshnetError as error:
                 log.warning("journal %s line %d dropped: %s", self._path, number, error.message)
-        return facts
 
     def append(self, facts: Iterable[Fact]) -> None:
         """Add facts; they are on the disk when this returns."""
@@ -247,19 +248,23 @@ class Journal:
 
     def compact(self, facts: Iterable[Fact]) -> None:
         """Replace the journal by one that holds these facts only."""
-        data = b"".join(codec.encode(seal(fact)) + b"\n" for fact in facts)
-        write_atomically(self._path, data)
+        # Line by line: what is held in memory for a moment is kept from others for long.
+        _write_all(self._path, (codec.encode(seal(fact)) + b"\n" for fact in facts))
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file by `data`: after a crash it is the old one or the new one."""
+    _write_all(path, [data], mode)
+
+
+def _write_all(path: Path, parts: Iterable[bytes], mode: int = 0o600) -> None:
     aside = path.with_name(f".{path.name}.new")
     with _storage_errors(path):
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(descriptor)
             aside.replace(path)
