@@ -90,6 +90,8 @@ class Guest:
         command = [*runner(), "run", "--timeout", str(TIME_LIMIT), "--", sys.executable]
         command += ["-m", "pytest", "-p", "tests.lab.guest", "--guest-reports", "-q"]
         command += ["-p", "no:cacheprovider", *self.names]
+        if not self._config.pluginmanager.hasplugin("rerunfailures"):
+            command += ["-p", "no:rerunfailures"]
         reports = defaultdict(list)
         with subprocess.Popen(
             command,
