@@ -18,6 +18,11 @@ class MeshnetError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def whole(self) -> str:
+        """Message and hint in one line, for those who show but one."""
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
 
 class BadInput(MeshnetError):
     """The caller gave something that cannot be right; giving it again will not help."""

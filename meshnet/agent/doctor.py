@@ -123,11 +123,11 @@ class Doctor:
 
     async def _known(self, here: Subject | None, peer: Subject | None) -> Evidence:
         node = self._node
-        want, unread = node.desired(), ""
+        want, unread = node.desired(), None
         try:
             have = await asyncio.to_thread(node.machine.kernel.read)
         except MeshnetError as error:
-            have, unread = Host(), error.message
+            have, unread = Host(), (error.message, error.hint)
         offset, no_coordinator = await self._clock()
         wanted = want.tunnel.listen_port if want.tunnel else 0
         actual = have.tunnel.listen_port if have.tunnel else 0
@@ -150,7 +150,7 @@ class Doctor:
             peer_certificate=certificate_of(node.book.facts, unknown[0] if unknown else ""),
             digest=node.book.facts.digest,
             peer_digest=node.digests.get(peer.node.id, "") if peer and peer.node else "",
-            port_taken=bool(wanted and not actual and not is_port_free(wanted)),
+            port_taken=bool(wanted and not actual and not unread and not is_port_free(wanted)),
             port_open=not actual or not is_port_free(actual),
             gone=tuple(item.netns for item in node.attachments.vanished()),
             ways=await asyncio.to_thread(self._ways, peer, want),
@@ -173,8 +173,10 @@ class Doctor:
             for port in (port for port in segment.ports.values() if port.netns == HOST):
                 prefixes = self._node.view.networks[network].prefixes
                 wanted |= dict.fromkeys(map(gateway, prefixes), port.interface)
-        found = ways(wanted) if wanted else {}
-        return tuple(Way(address, found[address], link) for address, link in wanted.items())
+        six = self._node.machine.ipv6
+        asked = [address for address in wanted if six or address.version == 4]
+        found = ways(asked) if asked else {}
+        return tuple(Way(address, found[address], wanted[address]) for address in asked)
 
     def _endpoint(self, peer: Subject | None, have: Host) -> tuple[Endpoint, str] | None:
         """Return where the peer is, as the kernel has it, and by which link that is reached."""

@@ -195,7 +195,7 @@ class Reconciler:
             have = self._kernel.read(trusting=trusting)
         except MeshnetError as error:
             log.error("reading the kernel failed: %s", error.message)
-            outcome.unread = error.message
+            outcome.unread = error.whole
             return None
         finally:
             outcome.reading = time.monotonic() - started
@@ -205,10 +205,7 @@ class Reconciler:
     def _report(self, want: Host, outcome: Outcome) -> None:
         self.last = time.time()
         self._count(outcome, drifted=outcome.audit and want == self._settled)
-        self.failing = [
-            f"{operation}: {error.message}{error.hint and f' ({error.hint})'}"
-            for operation, error in outcome.failed
-        ]
+        self.failing = [f"{operation}: {error.whole}" for operation, error in outcome.failed]
         self.failing += [outcome.unread] if outcome.unread else []
         now = time.monotonic()
         if outcome.audit:

@@ -385,8 +385,27 @@ def _enter(descriptor: int) -> None:
 
 def _refused(what: str, code: int, words: str = "") -> KernelRefused:
     reason = f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"
-    hint = "Run as root." if code in (errno.EPERM, errno.EACCES) else ""
-    return KernelRefused(f"{what}: {reason}{': ' + words if words else ''}", code, hint)
+    return KernelRefused(f"{what}: {reason}{': ' + words if words else ''}", code, hint_for(code))
+
+
+def hint_for(code: int) -> str:
+    """Return what to do about an errno that says more of the machine than of the request."""
+    return _HINTS.get(code, "")
+
+
+_LACKING = (
+    "This kernel lacks it: load the module (wireguard, vxlan, bridge, veth, nf_tables), or boot a"
+    " kernel that has it."
+)
+_HINTS = {
+    errno.EPERM: "Run as root.",
+    errno.EACCES: "Run as root.",
+    errno.EMFILE: "Raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell).",
+    errno.ENFILE: "Raise the machine's limit of open files (sysctl fs.file-max).",
+    errno.EOPNOTSUPP: _LACKING,
+    errno.EPROTONOSUPPORT: _LACKING,
+    errno.EAFNOSUPPORT: _LACKING,
+}
 
 
 def _malformed(what: str) -> KernelRefused:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshnet.errors import KernelRefused, NotFound
-from meshnet.linux.netlink import in_namespace
+from meshnet.linux.netlink import hint_for, in_namespace
 
 DIRECTORY = Path("/run/netns")
 
@@ -153,7 +153,6 @@ def _call(what: str, result: int) -> None:
 
 def _refused(what: str, error: OSError) -> KernelRefused:
     code = error.errno or errno.EIO
-    hint = "Run as root." if code in (errno.EPERM, errno.EACCES) else ""
     return KernelRefused(
-        f"{what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})", code, hint
+        f"{what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})", code, hint_for(code)
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnet.errors import KernelRefused, Unavailable
-from meshnet.linux.netlink import Netlink, attributes, message
+from meshnet.linux.netlink import Netlink, attributes, hint_for, message
 from meshnet.linux.netns import inside
 
 NETLINK_NETFILTER = 12
@@ -65,9 +65,14 @@ class Table:
         self.run(f'add rule {self.place} {SEAL} return comment "{comment}"')
 
     def remove(self) -> bool:
-        """Remove the table; return whether there was one."""
-        if self.listing() is None:
-            return False
+        """Remove the table; return whether there was one: never where the kernel has no nft."""
+        try:
+            if self.listing() is None:
+                return False
+        except KernelRefused as error:
+            if error.errno == errno.EPROTONOSUPPORT:
+                return False
+            raise
         self.run(f"table {self.place}\ndelete table {self.place}\n")
         return True
 
@@ -136,6 +141,14 @@ def _has_legacy_nat() -> bool:
     return any("nat" in one.read_text().split() for one in lists if one.exists())
 
 
+_CODES = {
+    "Operation not permitted": errno.EPERM,
+    "Protocol not supported": errno.EPROTONOSUPPORT,
+    "Operation not supported": errno.EOPNOTSUPP,
+}
+"""What nft says, and the errno that it had."""
+
+
 def is_as_made(template: str, listed: Listing, *, elements: bool = True) -> bool:
     """Say whether a table is as `replace` left it."""
     comments = [item["rule"].get("comment", "") for item in listed if _is_mark(item)]
@@ -176,6 +189,5 @@ def _digest(text: str) -> str:
 
 def _refused(words: str) -> KernelRefused:
     reason = words.strip().splitlines()[0] if words.strip() else "no reason given"
-    code = errno.EPERM if "Operation not permitted" in words else errno.EINVAL
-    hint = "Run as root." if code == errno.EPERM else ""
-    return KernelRefused(f"nft: {reason}", code, hint)
+    code = next((code for said, code in _CODES.items() if said in words), errno.EINVAL)
+    return KernelRefused(f"nft: {reason}", code, hint_for(code))

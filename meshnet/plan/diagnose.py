@@ -213,7 +213,8 @@ def check_port(evidence: Evidence) -> Finding | None:
 def check_tunnel(evidence: Evidence) -> Finding | None:
     """The device is there, up, and has our addresses."""
     if evidence.unread:
-        return wrong("tunnel", f"the kernel cannot be read: {evidence.unread}", "Run this as root.")
+        why, do = evidence.unread
+        return wrong("tunnel", f"the kernel cannot be read: {why}", do or "Run this as root.")
     if evidence.me is None:
         return skipped("tunnel", "not judged while this node is no member")
     missing = drift(evidence, "tunnel")

@@ -86,10 +86,11 @@ class Evidence:
     """All that is known for one diagnosis.
 
     `offset` is the coordinator's clock less ours, in seconds. `drift` is what a reconciliation
-    would do now. `agent` is whether ours runs; it alone knows what the kernel has `refused` it, why
-    this host is `absent` from a network it should be on, with what to do, and what is `unwritten`.
-    `peer` and `here` are None without arguments. `underlay` are the host's links and addresses that
-    are not ours, `endpoint` is the peer's, with the link it is sent to by, '' for none.
+    would do now, `unread` why the kernel cannot be read, with what to do. `agent` is whether ours
+    runs; it alone knows what the kernel has `refused` it, why this host is `absent` from a network
+    it should be on, with what to do, and what is `unwritten`. `peer` and `here` are None without
+    arguments. `underlay` are the host's links and addresses that are not ours, `endpoint` is the
+    peer's, with the link it is sent to by, '' for none.
     """
 
     now: int
@@ -99,7 +100,7 @@ class Evidence:
     have: Host
     certificate: Certificate = Certificate()
     drift: tuple[Operation, ...] = ()
-    unread: str = ""
+    unread: tuple[str, str] | None = None
     foreign_key: bool = False
     offset: int | None = None
     no_coordinator: str = ""

@@ -269,7 +269,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a port taken": ({"port_taken": True}, "port", "51820 is held by another program"),
     "nobody listens": ({"port_open": False}, "port", "nobody listens on UDP port 51820"),
-    "no root": ({"unread": "not permitted"}, "tunnel", "cannot be read: not permitted"),
+    "no root": ({"unread": ("not permitted", "")}, "tunnel", "cannot be read: not permitted"),
     "silence": (
         {"tried": Tried(answered=False)},
         "handshake",

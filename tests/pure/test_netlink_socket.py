@@ -185,3 +185,17 @@ def test_a_question_is_answered_by_messages_up_to_the_ack() -> None:
     assert one.ask(QUERY, "look it up") == [b"answer.."]
     with pytest.raises(KernelRefused, match="look it up: No such device"):
         one.ask(QUERY, "look it up")
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EPERM, "Run as root."),
+        (errno.EMFILE, "Raise the limit of open files"),
+        (errno.EOPNOTSUPP, "This kernel lacks it: load the module"),
+        (errno.EEXIST, ""),
+    ],
+)
+def test_what_the_machine_lacks_is_said_with_what_to_do(code: int, hint: str) -> None:
+    assert netlink.hint_for(code).startswith(hint)
+    assert bool(netlink.hint_for(code)) == bool(hint)

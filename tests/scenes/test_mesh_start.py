@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from meshnet.errors import (
     TokenUnknown,
     TokenUsedUp,
 )
+from meshnet.linux.wireguard_netlink import KernelWireGuard
 from meshnet.wire.token import Token, read_token, write_token
 from tests.lab import Host, Lab, wait_until
 from tests.lab.mesh import PROGRAM, Mesh, meshnet
@@ -170,6 +172,23 @@ def test_a_bad_token_gets_its_own_words_and_exit_code_and_leaves_no_node_behind(
     assert said.setdefault(message, kind) is kind
     assert hint
     assert not newcomer.file("/var/lib/meshnet/node.json").exists()
+
+
+def test_a_machine_that_can_carry_no_tunnel_takes_no_use_of_a_token(
+    mesh: Mesh, newcomer: Host
+) -> None:
+    if Path("/sys/module/wireguard").exists() or KernelWireGuard.is_supported():
+        pytest.skip("this kernel has WireGuard")
+    token = mesh.coordinator.token("--uses", "1")
+    join = (PROGRAM, "join", "-", "--name", "x")
+    refused = newcomer.run(*join, input=token, check=False, env={"PATH": "/var/empty"})
+    assert refused.returncode == 6
+    assert refused.stderr.splitlines()[-2:] == [
+        "error: the kernel has no WireGuard and wireguard-go is not installed",
+        "hint: apt install wireguard-go",
+    ]
+    assert not newcomer.file("/var/lib/meshnet/node.json").exists()
+    assert "0 of 1" in meshnet(mesh.coordinator.host, "token", "list")
 
 
 # Words to systemd

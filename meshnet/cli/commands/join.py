@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from shutil import which
 
 import click
 
@@ -73,6 +74,7 @@ def join(
       meshnet join --token-file mesh.token --name web-1 --wait
     """
     text = _read_token(token, token_file)
+    _check_machine()
     from meshnet.agent.enrol import enrol
 
     step("making keys and asking a coordinator to let this machine in")
@@ -87,6 +89,14 @@ def join(
     elif not started:
         command = " ".join(["meshnet", *settings.arguments, "agent"])
         step(f"the agent was not started: run `{command}`")
+
+
+def _check_machine() -> None:
+    """A machine that can carry no tunnel takes no use of a token, and no name."""
+    if which("wireguard-go") is None and not Path("/sys/module/wireguard").exists():
+        from meshnet.linux.backend import pick_backend
+
+        pick_backend()
 
 
 def _read_token(argument: str | None, path: str | None) -> str:
