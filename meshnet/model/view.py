@@ -22,6 +22,7 @@ from typing import TypeVar, cast
 from meshnet.model.addresses import Address, gateway
 from meshnet.model.facts import Fact, FactSet
 from meshnet.model.keys import IdentityKey, PublicKey
+from meshnet.model.patched import Patched
 from meshnet.model.records import Attachment, Floor, Instance, NodeRecord, Record
 from meshnet.model.statements import (
     Coordinators,
@@ -119,7 +120,7 @@ class Viewer:
     def __init__(self, root: IdentityKey) -> None:
         self._root = root
         self._statements = Statements()
-        self._nodes: dict[str, Node] = {}
+        self._nodes: Mapping[str, Node] = {}
         self._claims: Mapping[PublicKey, str] = {}
         self._view = View()
 
@@ -135,11 +136,17 @@ class Viewer:
             self._statements = derive_statements(self._root, facts, now)
             self._claims = proven_keys(self._statements)
         after = self._statements
-        if changed or after is not before or self._view.digest != facts.digest:
+        if after is not before:
             self._nodes = {
                 node_id: self._node(membership, before, facts, writers)
                 for node_id, membership in sorted(after.memberships.items())
             }
+        elif changed:
+            members = after.memberships.values()
+            spoken = [member for member in members if member.identity in writers]
+            news = {member.node: self._node(member, before, facts, writers) for member in spoken}
+            self._nodes = Patched(self._nodes, news)
+        if changed or after is not before or self._view.digest != facts.digest:
             self._view = View(after, self._nodes, facts.digest)
         return self._view
 
