@@ -248,7 +248,7 @@ def test_a_host_that_cannot_be_on_its_network_says_why_until_it_can(play: Play) 
     assert (code, first(found).check) == (1, "container")
     assert "the host has a link mesh-default already" in first(found).text
     host.shell("ip link del mesh-default")
-    wait_until(lambda: not node.status().warnings, 10, lambda: f"n4 is well\n{node.status()}")
+    wait_until(lambda: not node.status().warnings, 35, lambda: f"n4 is well\n{node.status()}")
     mesh.leave(node)
     wait_until(lambda: play.n1.status().counts.nodes == 3, 10, "n4 has left")
 
