@@ -22,7 +22,7 @@ from meshnet.agent.storage import StateDir
 from meshnet.errors import BadInput, Conflict, NotFound, Unavailable
 from meshnet.model.addresses import Address
 from meshnet.model.attached import LocalAttachment, LocalInstance
-from meshnet.model.names import label_from
+from meshnet.model.names import name_from
 from meshnet.model.records import Attachment, Instance, Record, ServicePort
 from meshnet.plan.desired import LocalPort
 from meshnet.plan.state import HANDED, HOST
@@ -178,7 +178,7 @@ class Attachments:
 
     def free_name(self, network: str, base: str) -> str:
         """Return a name nobody has on this network, made from `base`."""
-        label = label_from(base)[:50] or "c"
+        label = name_from(base)[:50] or "c"
         if (network, label) not in self._items:
             return label
         return next(

@@ -321,9 +321,15 @@ class Desk:
         self._node.changed()
 
     def _instances(self, request: AttachRequest) -> tuple[LocalInstance, ...]:
+        """Return what an attachment is an instance of. An alias that cannot be one is left out: it
+        was given for other reasons, and keeps no container from starting."""
         asked = [self._instance(request.service, request)] if request.service else []
         for alias in request.aliases:
-            asked.append(self._instance(alias, ServiceRequest(service=alias)))
+            bare = ServiceRequest(service=alias, ports=() if asked else request.ports)
+            try:
+                asked.append(self._instance(alias, bare))
+            except (BadInput, Conflict) as error:
+                log.info("alias %s is left out: %s", alias[:63], error.message)
         if not request.healthy:
             asked = [msgspec.structs.replace(instance, healthy=False) for instance in asked]
         return tuple({instance.service: instance for instance in reversed(asked)}.values())

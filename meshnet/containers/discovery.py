@@ -30,7 +30,7 @@ from meshnet.containers.engine_protocol import Action, Container, Details, Event
 from meshnet.containers.labels import Placed, Wish
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound
 from meshnet.model.attached import LocalAttachment
-from meshnet.wire.local import Attached, AttachRequest, ServiceRequest
+from meshnet.wire.local import Attached, AttachRequest, PortSpec, ServiceRequest
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Discovery:
 
     def _failed(self, container: str, error: MeshnetError) -> None:
         """Say once what is wrong; try again unless the container itself would have to change."""
-        text = f"{error.message} {error.hint}".rstrip()
+        text = error.whole
         if self._faults.get(container) != text:
             log.warning("container %s is not on the mesh: %s", container[:12], text)
             self._faults[container] = text
@@ -240,15 +240,24 @@ class Discovery:
         known = {instance.service for instance in item.instances}
         for number, service in enumerate(wish.services):
             if service not in known:
-                item = self._desk.add_service(
-                    ServiceRequest(
-                        service=service,
-                        network=item.network,
-                        attachment=item.name,
-                        ports=wish.ports if number == 0 else (),
-                    )
-                )
+                ports = wish.ports if number == 0 else ()
+                item = self._add(item, service, ports, told=service == wish.told)
         self._desk.set_health(item, healthy=wish.healthy)
+
+    def _add(
+        self, item: LocalAttachment, service: str, ports: tuple[PortSpec, ...], *, told: bool
+    ) -> LocalAttachment:
+        """Make one an instance; a name that no label told, and that cannot be, is left out."""
+        request = ServiceRequest(
+            service=service, network=item.network, attachment=item.name, ports=ports
+        )
+        try:
+            return self._desk.add_service(request)
+        except (BadInput, Conflict) as error:
+            if told:
+                raise
+            log.info("%s is no name of container %s: %s", service, item.name, error.message)
+            return item
 
 
 def _looks_right(placed: Placed, item: LocalAttachment, container: Container) -> bool:

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             return call(decode(data))
         except MeshnetError as error:
             log.warning("%s: %s", self.path, error.message)
-            return _error(" ".join(part for part in (error.message, error.hint) if part))
+            return _error(error.whole)
         except Exception as error:  # Docker waits for an answer, and has no use for a traceback.
             log.exception("%s", self.path)
             return _error(f"a mistake in meshnet-docker: {error!r}")

@@ -240,7 +240,7 @@ class Remaker:
         return protocol.remade(state, network)
 
     def _note(self, network_id: str, error: MeshnetError) -> None:
-        known, why = self._networks.get(network_id), f"{error.message} {error.hint}".rstrip()
+        known, why = self._networks.get(network_id), error.whole
         if known.why != why:
             log.warning("network %s is not on the mesh: %s", network_id[:12], why)
             self._networks.put(network_id, msgspec.structs.replace(known, why=why))

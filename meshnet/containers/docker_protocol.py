@@ -308,9 +308,9 @@ def attach_request(
         handed=True,
         network=network,
         addresses=tuple(addresses),
-        service=wish.services[0] if wish.services else "",
+        service=wish.told,
         ports=wish.ports,
-        aliases=wish.services[1:],
+        aliases=tuple(name for name in wish.services if name != wish.told),
         basis=wish.basis,
         owner=owner(message.network_id, message.endpoint_id),
     )

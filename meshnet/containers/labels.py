@@ -7,7 +7,8 @@
 A container with `mesh.service` or `mesh.network` is attached; one without either is none of our
 business, and one that our driver or plugin has attached needs `mesh.network` for another network.
 One that shares the host's network is not: the host has its own place on the mesh. The name it was
-given becomes the attachment's, compose's service one more service.
+given becomes the attachment's, compose's service one more service. Those it was given for other
+reasons: where one cannot be a name of the mesh, the container does without.
 
 Its attachment's owner is made of the engine's socket and its id: `engine:/run/docker.sock/ID`.
 """
@@ -27,7 +28,7 @@ from meshnet.containers.engine_protocol import (
     Port,
 )
 from meshnet.model.attached import LocalAttachment
-from meshnet.model.names import DEFAULT_NETWORK, check_name, label_from
+from meshnet.model.names import DEFAULT_NETWORK, check_name, label_from, name_from
 from meshnet.wire.local import AttachRequest, PortSpec
 from meshnet.wire.port import port
 
@@ -37,13 +38,15 @@ SHORT_ID = 12
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a container asks for. `basis` is what the attachment's name is made from.
+    """What a container asks for. `basis` is what the attachment's name is made from, `told` the
+    service of its label, '' when it has none; `services` are that and other names for it.
 
     Unless it is `particular` about its network, one that an engine has put it on will do.
     """
 
     network: str
     particular: bool
+    told: str
     services: tuple[str, ...]
     ports: tuple[PortSpec, ...]
     basis: str
@@ -80,6 +83,7 @@ def wish_of(container: Container) -> Wish:
     return Wish(
         network=check_name(network, "network"),
         particular=names_network(container),
+        told=told,
         services=tuple(dict.fromkeys(name for name in (told, compose) if name)),
         ports=_ports(labels),
         basis=basis_of(container),
@@ -89,7 +93,7 @@ def wish_of(container: Container) -> Wish:
 
 def basis_of(container: Container) -> str:
     """Return what the name of a container's attachment is made from."""
-    return label_from(container.name) or f"c-{container.id[:SHORT_ID]}"
+    return name_from(container.name) or f"c-{container.id[:SHORT_ID]}"
 
 
 def is_healthy(container: Container) -> bool:
@@ -107,9 +111,9 @@ def attach_request(wish: Wish, pid: int, owner: str) -> AttachRequest:
     return AttachRequest(
         pid=pid,
         network=wish.network,
-        service=wish.services[0] if wish.services else "",
+        service=wish.told,
         ports=wish.ports,
-        aliases=wish.services[1:],
+        aliases=tuple(name for name in wish.services if name != wish.told),
         healthy=wish.healthy,
         basis=wish.basis,
         owner=owner,

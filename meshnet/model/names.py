@@ -38,3 +38,9 @@ def label_from(text: str) -> str:
     """Return the nearest label to a free text such as a host name, or '' when nothing is left."""
     head = text.split(".", 1)[0].lower()
     return re.sub(r"[^a-z0-9-]+", "-", head).strip("-")[:63].strip("-")
+
+
+def name_from(text: str) -> str:
+    """Return the nearest name to what a container is called, or '' when nothing is left."""
+    label = label_from(text)
+    return f"c-{label}" if label in RESERVED else label

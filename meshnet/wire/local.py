@@ -297,9 +297,9 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Left empty, `name` is made up, `addresses` come from the node's lease and `interface` is the
     next free name. With `service`, the attachment becomes an instance of it on `ports`, with
-    `aliases` of further services without ports. `basis` is what a made-up name is made from.
-    `owner` is the key under which whoever attaches finds the attachment again; it is used once.
-    Instances that are not `healthy` are not answered.
+    `aliases` of further services without ports, as far as these can be names. `basis` is what a
+    made-up name is made from. `owner` is the key under which whoever attaches finds the attachment
+    again; it is used once. Instances that are not `healthy` are not answered.
     `handed` in place of a namespace: the interface is made in the host's namespace, bare, for an
     engine to take it away and give it its addresses.
     """

@@ -179,14 +179,12 @@ def attach_request(call: Call, container: Container) -> AttachRequest:
     short = container.container_id[:SHORT_ID]
     basis = label_from(container.container_name) or label_from(f"c-{short}")
     aliases = (alias for alias in options.aliases or () if alias not in (short, basis))
-    first, *rest = list(dict.fromkeys(aliases)) or [""]
     return AttachRequest(
         netns=call.netns,
         network=network_of(call)[0],
         addresses=options.static_ips or (),
         interface=options.interface_name,
-        service=first,
-        aliases=tuple(rest),
+        aliases=tuple(dict.fromkeys(aliases)),
         basis=basis,
         owner=owner(container),
     )
@@ -216,5 +214,5 @@ def reply(value: dict[str, Any] | None) -> bytes:
 def failure(error: Exception) -> bytes:
     """Return what a plugin prints for an error."""
     if isinstance(error, MeshnetError):
-        return reply({"error": " ".join(part for part in (error.message, error.hint) if part)})
+        return reply({"error": error.whole})
     return reply({"error": f"a mistake in meshnet: {error!r}"})

@@ -148,6 +148,21 @@ def test_aliases_a_rename_and_compose_labels_are_names(mesh: Mesh, dockers: Dock
     docker("network", "rm", "second")
 
 
+def test_a_name_that_cannot_be_one_of_the_mesh_keeps_no_container_from_starting(
+    mesh: Mesh, dockers: Dockers
+) -> None:
+    nodes, docker = list(mesh), dockers["n1"]
+    names = ("--network-alias", "mesh", "--network-alias", "appnet", "--network-alias", "shop")
+    composed = ("--label", "com.docker.compose.service=n2")
+    docker.run("localhost", "appnet", *STAY, options=[*names, *composed])
+    own = [address(docker, "localhost")]
+    for name in ("c-localhost", "shop"):
+        full = f"{name}.appnet.mesh"
+        wait_until(lambda full=full: everywhere(nodes, full, own), 5, f"{full} is a name")
+    assert nodes[0].dig("n2.mesh") == [mesh.nodes["n2"].address4]
+    docker("rm", "-f", "localhost")
+
+
 def test_a_fixed_address_is_kept_over_restarts_and_given_once(mesh: Mesh, dockers: Dockers) -> None:
     here, there = dockers.values()
     for docker in (here, there):
@@ -270,7 +285,7 @@ def test_a_plain_network_that_cannot_be_is_refused_with_the_reason(
     meshnet(mesh.coordinator.host, "network", "create", "taken", "--prefix", "10.60.0.0/24")
     ranged = ("--subnet=10.61.0.0/24", "--ip-range=10.61.0.0/25", "ranged")
     for options, reason in (
-        (("--subnet=10.61.0.0/24", "taken"), "not 10.61.0.0/24 Remove the network"),
+        (("--subnet=10.61.0.0/24", "taken"), "not 10.61.0.0/24. Remove the network"),
         (ranged, "--ip-range"),
     ):
         docker("network", "create", "-d", "meshnet", *options)

@@ -133,7 +133,8 @@ def test_names_come_from_container_label_and_compose() -> None:
         PortSpec(number=9000, name="grpc"),
     )
     composed = attach_request("red", message, ["10.50.0.9"], "", compose)
-    assert (composed.basis, composed.service) == ("c-eeeeeeeeeeee", "front-end")
+    assert (composed.basis, composed.service) == ("c-eeeeeeeeeeee", "")
+    assert composed.aliases == ("front-end",)
 
 
 def plain(*configs: dict[str, Any], **said: Any) -> NetworkState:

@@ -147,7 +147,7 @@ def test_a_setup_is_an_attachment() -> None:
     request = attach_request(call, call.container)
     assert (request.netns, request.network, request.interface) == (NETNS, "red", "eth0")
     assert request.addresses == ("10.72.0.9",)
-    assert (request.service, request.aliases, request.basis) == ("web", (), "web-1")
+    assert (request.service, request.aliases, request.basis) == ("", ("web",), "web-1")
     assert request.owner == owner(call.container) == f"netavark/red/{ID}/eth0"
 
 
