@@ -65,7 +65,8 @@ async def _ask(server: str, question: bytes) -> DNSRecord:
             finally:
                 writer.close()
     except (OSError, TimeoutError, EOFError, DNSError) as error:
-        raise Unavailable(f"the node's DNS server does not answer: {error}") from error
+        why = str(error) or f"nothing for {TIME_LIMIT:g} s"
+        raise Unavailable(f"the node's DNS server does not answer: {why}") from error
 
 
 def _record(rr: Any) -> Answer:
