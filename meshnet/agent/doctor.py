@@ -27,6 +27,7 @@ from meshnet.errors import BadInput, MeshnetError, NotFound
 from meshnet.linux import foreign, netns, probe
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
+from meshnet.linux.sysctl import tracked
 from meshnet.linux.ways import ways
 from meshnet.linux.wireguard import is_port_free
 from meshnet.model.addresses import Address, Endpoint, gateway
@@ -156,6 +157,7 @@ class Doctor:
             ways=await asyncio.to_thread(self._ways, peer, want),
             underlay=tuple((item.link, item.address) for item in node.machine.underlay()),
             endpoint=await asyncio.to_thread(self._endpoint, peer, have),
+            tracked=tracked(),
             refused=tuple(node.reconciler.failing),
             absent=node.attachments.absent,
             unwritten=node.book.fault or node.attachments.fault,

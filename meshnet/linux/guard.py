@@ -12,6 +12,8 @@ that is gone for a moment makes packets stop and not leave in clear:
 * Nothing is forwarded between the host's interfaces on our networks, or the tunnel, and elsewhere:
   a container engine that turns on forwarding must not turn a host into a router of our networks.
   Left alone is what the host's own rules redirect (DNAT): a port that somebody published.
+* VXLAN in the tunnel is no connection: it has a source port for every flow inside, so a host with
+  NAT would track each of them once more, and drop the next where its table is full.
 
 The table is replaced in one transaction. What it is for can be read from its sets, and `nft` tells
 whether its rules are those we made.
@@ -98,10 +100,21 @@ table inet {table} {{
         ip saddr @nets4 drop
         ip6 saddr @nets6 drop
     }}
+    {untracked}
     chain seal {{
     }}
 }}
 """
+
+_UNTRACKED = """\
+chain early {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname "{tunnel}" udp dport @ports notrack
+    }}
+    chain late {{
+        type filter hook output priority raw; policy accept;
+        oifname "{tunnel}" udp dport @ports notrack
+    }}"""
 
 
 class GuardTable:
@@ -142,7 +155,8 @@ class GuardTable:
     def _template(self) -> str:
         """Return what a table is made from on this host as it is now."""
         redirects = self._table.has_legacy_nat() or self._table.has_nat()
-        return _TEMPLATE.replace("{redirected}", _REDIRECTED if redirects else "")
+        redirected, untracked = (_REDIRECTED, _UNTRACKED) if redirects else ("", "")
+        return _TEMPLATE.replace("{redirected}", redirected).replace("{untracked}", untracked)
 
 
 def render(template: str, guard: Guard) -> str:

@@ -402,6 +402,7 @@ _HINTS = {
     errno.EACCES: "Run as root.",
     errno.EMFILE: "Raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell).",
     errno.ENFILE: "Raise the machine's limit of open files (sysctl fs.file-max).",
+    errno.ENOBUFS: "Raise the kernel's socket buffers: sysctl net.core.rmem_default, rmem_max.",
     errno.EOPNOTSUPP: _LACKING,
     errno.EPROTONOSUPPORT: _LACKING,
     errno.EAFNOSUPPORT: _LACKING,

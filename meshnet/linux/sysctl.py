@@ -40,6 +40,17 @@ def speaks_ipv6() -> bool:
     return (ROOT / "ipv6/conf").exists()
 
 
+def tracked() -> tuple[int, int] | None:
+    """Return how many connections this namespace tracks and how many it may; None: not at all."""
+    try:
+        count, limit = (
+            int((ROOT / f"netfilter/nf_conntrack_{name}").read_text()) for name in ("count", "max")
+        )
+    except (OSError, ValueError):
+        return None
+    return count, limit
+
+
 def set_all(space: int, values: Mapping[str, str]) -> None:
     """Set those that differ, by their path below /proc/sys/net.
 

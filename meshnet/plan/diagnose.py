@@ -155,12 +155,19 @@ def _networks_apart(evidence: Evidence) -> str:
 
 
 def check_firewall(evidence: Evidence) -> Finding | None:
-    """Nobody's rule drops our packets, and our own table is as we left it."""
+    """No rule drops our packets, no full table of connections, and our own is as we left it."""
     guilty = [drop for drop in evidence.drops if _is_guilty(drop, evidence)]
     if guilty:
         return wrong("firewall", str(guilty[0]), _lift(guilty[0].rule))
     if evidence.me and drift(evidence, "firewall"):
         return wrong("firewall", "our own table inet meshnet is not as we left it", mend(evidence))
+    if evidence.tracked and evidence.tracked[0] >= evidence.tracked[1]:
+        return wrong(
+            "firewall",
+            f"the kernel tracks {evidence.tracked[0]} connections and may track no more: packets of"
+            " new ones are dropped",
+            "Raise the limit: sysctl -w net.netfilter.nf_conntrack_max=NUMBER.",
+        )
     if evidence.drops:
         return note("firewall", f"{evidence.drops[0]}; yet packets pass")
     return ok("firewall", "no rule drops what is ours")

@@ -261,6 +261,11 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
         "firewall",
         "packets are dropped by table ip foreign, chain block, handle 7: -A block -j DROP",
     ),
+    "a full table of connections": (
+        {"tracked": (4096, 4096)},
+        "firewall",
+        "the kernel tracks 4096 connections and may track no more",
+    ),
     "a drop inside": ({"drops": (drop(tested=False),)}, "firewall", "chain block"),
     "a vague drop": (
         {"drops": (drop(sure=False),), "tried": Tried(answered=False)},

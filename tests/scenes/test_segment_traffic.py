@@ -224,6 +224,19 @@ def test_the_guard_alone_has_no_connection_tracked(scene: Scene) -> None:
     assert run(tracked).strip() == "0"
 
 
+def test_vxlan_in_the_tunnel_is_no_connection_where_a_host_with_nat_tracks_them(
+    scene: Scene,
+) -> None:
+    chain = "{ type nat hook postrouting priority 100 ; }"
+    run("ip netns exec ann nft add table ip own")
+    run(f"ip netns exec ann nft add chain ip own post {chain}")
+    scene.ann.kernel.apply(op.SetGuard(FORWARDING))
+
+    assert scene.c1.ping(scene.c3.address4.ip)
+    assert run("ip netns exec ann cat /proc/sys/net/netfilter/nf_conntrack_count").strip() == "0"
+    assert scene.ann.kernel.read().guard == FORWARDING
+
+
 def test_vxlan_is_not_taken_for_sealed_whatever_port_it_comes_from(scene: Scene) -> None:
     mesh = frozenset({ip_network("10.213.0.0/16")})
     guard = Guard("meshnet0", mesh, frozenset({14789}), frozenset(), 51820)
