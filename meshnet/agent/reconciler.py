@@ -183,8 +183,10 @@ class Reconciler:
             except MeshnetError as error:
                 outcome.failed.append((operation, error))
             outcome.operations.append(operation)
-        if audit:
-            self._equal = (want, have) if remove and not outcome.operations else None
+        if audit and known is not have:
+            self._equal = known, have
+        if audit and remove and not outcome.operations:
+            self._equal = want, have
         return outcome
 
     def _read(self, outcome: Outcome) -> Host | None:

@@ -95,7 +95,7 @@ def read_fdb(netlink: Netlink, vxlan: int) -> Fdb:
             flood.add(_vtep(entry))
         else:
             vteps[entry.mac] = _vtep(entry)
-    return Fdb(vteps, frozenset(flood), frozenset(tied))
+    return Fdb(Patched(vteps, {}), frozenset(flood), frozenset(tied))
 
 
 def read_tied(netlink: Netlink, port: int) -> set[tuple[int, str]]:
@@ -126,7 +126,7 @@ def read_neighbours(netlink: Netlink, vxlan: int) -> dict[Address, str]:
             mac = _mac(entry)
             if entry.index == vxlan and entry.address is not None and mac is not None:
                 found[entry.address] = mac
-    return found
+    return Patched(found, {})
 
 
 def _mac(entry: rt.Neighbour) -> str | None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from meshnet.model.addresses import Prefix
 from meshnet.model.keys import PresharedKey, PublicKey
-from meshnet.model.patched import may_differ, may_lack
+from meshnet.model.patched import Patched, differing, may_differ, may_lack
 from meshnet.plan.operations import (
     AddAddress,
     AddRoute,
@@ -63,10 +63,10 @@ def plan(want: Host, have: Host, *, remove: bool = True) -> list[Operation]:
 
 
 def spared(want: Host, have: Host, equal: tuple[Host, Host] | None) -> Host:
-    """Return `have` with entries replaced by the wanted ones where these are known to be equal.
+    """Return `have` in such a form that few entries need to be compared with `want`.
 
-    `equal` is what was wanted and what was there when there was nothing to do. Where both are the
-    same objects still, thousands of entries need not be compared again.
+    `equal` are two states with the same entries, to the first of which it is known how `want`
+    differs, and to the second how `have` does: thousands of entries need not be looked at again.
     """
     if equal is None:
         return have
@@ -82,11 +82,22 @@ def _spared(
 ) -> Segment:
     if want is None or wanted is None or had is None:
         return have
-    if want.fdb is wanted.fdb and have.fdb is had.fdb:
-        have = replace(have, fdb=want.fdb)
-    if want.neighbours is wanted.neighbours and have.neighbours is had.neighbours:
-        have = replace(have, neighbours=want.neighbours)
-    return have
+    return replace(
+        have,
+        fdb=_as_patch(want.fdb, have.fdb, wanted.fdb, had.fdb),
+        neighbours=_as_patch(want.neighbours, have.neighbours, wanted.neighbours, had.neighbours),
+    )
+
+
+def _as_patch(
+    want: Mapping[K, V], have: Mapping[K, V], wanted: Mapping[K, V], had: Mapping[K, V]
+) -> Mapping[K, V]:
+    """Return `have` as a patch of `want`, given that `wanted` and `had` are equal."""
+    mine, theirs = differing(want, wanted), differing(have, had)
+    if mine is None or theirs is None:
+        return have
+    keys = mine | theirs
+    return Patched(want, {key: have.get(key) for key in keys}) if keys else want
 
 
 def _additions(want: Host, have: Host) -> Iterator[Operation]:
@@ -152,13 +163,13 @@ def plan_peers(
     want: Mapping[PublicKey, Peer], have: Mapping[PublicKey, Peer]
 ) -> Iterator[PeerChange]:
     """Yield changes to peers that are wanted, gifts of prefixes before anything is taken."""
-    differing = [key for key, peer in want.items() if not _is_met(peer, have.get(key))]
-    if not differing:
+    unmet = [key for key, peer in want.items() if not _is_met(peer, have.get(key))]
+    if not unmet:
         return
     wanted = frozenset(prefix for peer in want.values() for prefix in peer.allowed_ips)
     changes = [
         change
-        for key in differing
+        for key in unmet
         if (change := _peer_change(key, want[key], have.get(key), wanted)) is not None
     ]
     yield from sorted(changes, key=lambda change: (not change.add, change.key))
@@ -237,8 +248,8 @@ def _segment_removals(name: str, want: Segment | None, have: Segment) -> Iterato
 
 def _differing(want: Mapping[K, V], have: Mapping[K, V]) -> dict[K, V]:
     """Return what is missing or other in `have`, sorted; there may be thousands that are not."""
-    differing = [key for key in may_differ(want, have) if have.get(key) != want[key]]
-    return {key: want[key] for key in sorted(differing, key=str)}
+    other = [key for key in may_differ(want, have) if have.get(key) != want[key]]
+    return {key: want[key] for key in sorted(other, key=str)}
 
 
 def _without(have: Mapping[K, V], want: Mapping[K, V]) -> dict[K, V]:

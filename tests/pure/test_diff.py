@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from meshnet.model.addresses import Endpoint, Prefix
 from meshnet.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshnet.model.patched import Patched
 from meshnet.plan.diff import plan, plan_peers, spared
 from meshnet.plan.operations import (
     BuildSegment,
@@ -254,3 +255,29 @@ def test_entries_read_anew_or_wanted_otherwise_are_compared_again() -> None:
 
     assert plan(want, spared(want, drifted, (want, have))) == [SetFdb("n", {"m": vtep})]
     assert SetFdb("n", {"k": vtep}) in plan(other, spared(other, have, (want, have)))
+
+
+entries = st.dictionaries(
+    st.sampled_from("abcdef"), st.sampled_from([IPv4Address(1), IPv4Address(2)])
+)
+changes = st.dictionaries(
+    st.sampled_from("abcdef"), st.none() | st.sampled_from([IPv4Address(1), IPv4Address(2)])
+)
+
+
+@given(entries, st.lists(st.tuples(changes, changes), max_size=4))
+def test_what_is_spared_changes_no_plan(
+    first: dict[str, IPv4Address],
+    steps: list[tuple[dict[str, IPv4Address | None], dict[str, IPv4Address | None]]],
+) -> None:
+    segment = Segment(1, 1370, IPv4Address(3), "", "", frozenset(), fdb=Patched(first, {}))
+    want, have = segment, replace(segment, fdb=Patched(first, {}))
+    equal = Host(segments={"n": want}), Host(segments={"n": have})
+    for wanted, found in steps:
+        want = replace(want, fdb=Patched(want.fdb, wanted))
+        have = replace(have, fdb=Patched(have.fdb, found))
+        goal, seen = Host(segments={"n": want}), Host(segments={"n": have})
+        known = spared(goal, seen, equal)
+        assert known == seen
+        assert plan(goal, known) == plan(goal, seen)
+        equal = known, seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnet.model.patched import Patched, may_differ, may_lack
+from meshnet.model.patched import STEPS, Patched, may_differ, may_lack
 
 mappings = st.dictionaries(st.integers(0, 9), st.integers(0, 3))
 changes = st.dictionaries(st.integers(0, 9), st.none() | st.integers(0, 3))
@@ -31,12 +31,23 @@ def test_the_difference_of_any_two_versions_leads_from_one_to_the_other(
     assert Patched(before, difference(after, before)) == after
 
 
-def test_only_the_keys_of_the_last_step_are_looked_at() -> None:
+def test_only_the_keys_of_the_steps_between_two_are_looked_at() -> None:
     before = Patched({}, dict.fromkeys(range(100), "as it was"))
     after = Patched(before, {1: "new", 2: None, 200: "more"})
+    beside = Patched(Patched(before, {3: "other"}), {4: None})
 
     assert sorted(may_differ(after, before)) == [1, 200]
     assert sorted(may_lack(after, before)) == [1, 2]
+    assert sorted(may_differ(after, beside)) == [1, 3, 4, 200]
+    assert sorted(may_lack(beside, after)) == [1, 3, 4, 200]
+
+
+def test_what_was_long_ago_is_compared_as_a_whole() -> None:
+    before = Patched({}, dict.fromkeys(range(100), "as it was"))
+    after = before
+    for number in range(STEPS):
+        after = Patched(after, {number: "new"})
+    assert len(may_differ(after, before)) == STEPS
     assert len(may_differ(Patched(after, {}), before)) == 100
 
 
