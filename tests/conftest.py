@@ -15,11 +15,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.lab import Lab
 from tests.lab.declared import NoNetem, declared
 
 pytest_plugins = ["tests.lab.guest"]
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 AGAIN = ("scenes", "kernel", "engines")
 """Tiers of real programs on a shared machine: a test that fails there is tried once more, and the

@@ -37,7 +37,6 @@ def upset(boxes: tuple[Box, Box]) -> Iterator[Box]:
 @pytest.mark.timeout(0)
 @settings(
     max_examples=TIMES,
-    deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -101,7 +101,7 @@ ENVIRONMENT = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from([*COMMANDS, "", "add", "\udcff"]), ENVIRONMENT, st.binary(max_size=60))
 def test_bytes_that_are_no_configuration_are_an_error(
     command: str, changes: dict[str, str], data: bytes
@@ -113,7 +113,7 @@ def test_bytes_that_are_no_configuration_are_an_error(
         code_of(env, data)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 @given(st.sampled_from(COMMANDS), ENVIRONMENT, st.dictionaries(KEYS, JSON, max_size=4))
 def test_a_configuration_with_wrong_values_is_an_error(
     command: str, changes: dict[str, str], wrong: dict[str, Any]

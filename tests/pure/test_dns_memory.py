@@ -122,7 +122,7 @@ def check_any_bytes(data: bytes, tcp: bool) -> None:
     assert read.id == int.from_bytes(data[:2], "big")
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.binary(max_size=1500), st.booleans())
 def test_any_bytes_have_an_answer_or_none(data: bytes, tcp: bool) -> None:
     check_any_bytes(data, tcp)
@@ -142,7 +142,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(
     NAMES,
     st.integers(0, 300),
@@ -161,7 +161,7 @@ def test_mutated_queries_have_an_answer_or_none(
     check_any_bytes(bytes(data[: len(data) - cut % 8]), tcp)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=6),
     st.integers(0, 65535),

@@ -6,7 +6,7 @@ import struct
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnet.dns import control
@@ -89,7 +89,6 @@ def test_a_context_takes_over_what_one_that_goes_was_made_of() -> None:
     assert held(apply(live, list(update_messages(before, after, 2)))) == wanted(after)
 
 
-@settings(deadline=None)
 @given(st.lists(some_tables(), min_size=1, max_size=5))
 def test_the_process_ends_with_the_tables_it_should_have(history: list[Tables]) -> None:
     live, before = Contents(), None

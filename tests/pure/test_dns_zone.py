@@ -453,7 +453,7 @@ def histories(draw: st.DrawFn) -> list[tuple[View, list[str], list[str]]]:
     return draw(st.lists(moments(pool), min_size=1, max_size=6))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(histories())
 def test_a_zone_brought_up_to_date_is_the_zone_made_anew(
     history: list[tuple[View, list[str], list[str]]],
@@ -464,7 +464,7 @@ def test_a_zone_brought_up_to_date_is_the_zone_made_anew(
     assert found == Zones(node_id(1)).update(*history[-1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(histories())
 def test_every_record_of_every_zone_is_read_by_another_library(
     history: list[tuple[View, list[str], list[str]]],

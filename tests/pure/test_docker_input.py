@@ -59,9 +59,7 @@ def driver(tmp_path: Path) -> Driver:
     return Driver(agent, engine, networks, Remaker(agent, engine, networks))
 
 
-@settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.binary(max_size=40) | st.dictionaries(KEYS, JSON, max_size=5))
 def test_a_message_with_wrong_values_is_an_error_and_changes_nothing(
     driver: Driver, tmp_path: Path, data: st.DataObject, said: bytes | dict[str, Any]

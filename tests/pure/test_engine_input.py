@@ -80,14 +80,14 @@ def damaged(draw: st.DrawFn, what: str) -> bytes:
         return json.dumps([message] if what == "list" else message).encode()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=60) | damaged("event"))
 def test_an_event_is_one_that_we_know_or_none(line: bytes) -> None:
     event = read_event(line)
     assert event is None or (event.action in Action and event.container == ID)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=60) | damaged("list"))
 def test_a_list_holds_containers_or_is_refused(data: bytes) -> None:
     with suppress(BadInput):
@@ -96,7 +96,7 @@ def test_a_list_holds_containers_or_is_refused(data: bytes) -> None:
             assert all(isinstance(part, str) for part in (*each.labels, *each.labels.values()))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=60) | damaged("details"))
 def test_a_description_is_complete_or_is_refused(data: bytes) -> None:
     with suppress(BadInput):

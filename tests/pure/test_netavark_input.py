@@ -83,7 +83,7 @@ def encoded(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(st.sampled_from(["create", "setup", "teardown", "info", NETNS, "", "x"]), max_size=3),
     st.binary(max_size=40) | damaged(SETUP) | damaged(CREATE),

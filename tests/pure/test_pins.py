@@ -44,7 +44,7 @@ def certificate(kind: str, common_name: str, names: list[str], serial: int) -> x
     return builder.sign(key, None if kind == "ed25519" else hashes.SHA256())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(KEYS)),
     st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=1, max_size=16),

@@ -74,7 +74,7 @@ def played(steps: Sequence[tuple[str, str]], often: int) -> Writer:
     return writer
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(moves, st.integers(1, 7), st.data())
 def test_any_order_and_carrier_of_all_that_was_ever_said_ends_at_what_the_writer_has(
     steps: list[tuple[str, str]], often: int, data: st.DataObject
@@ -90,7 +90,7 @@ def test_any_order_and_carrier_of_all_that_was_ever_said_ends_at_what_the_writer
     assert mine.digest == writer.facts.digest
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(moves, st.integers(1, 7))
 def test_pruning_changes_nothing_that_is_alive(steps: list[tuple[str, str]], often: int) -> None:
     alive: set[str] = set()
@@ -99,7 +99,7 @@ def test_pruning_changes_nothing_that_is_alive(steps: list[tuple[str, str]], oft
     assert played(steps, often).alive == alive
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(moves, st.integers(1, 7))
 def test_who_takes_facts_in_the_order_they_were_said_never_misses_what_is_alive(
     steps: list[tuple[str, str]], often: int
@@ -118,7 +118,7 @@ def test_who_takes_facts_in_the_order_they_were_said_never_misses_what_is_alive(
     assert seen.facts != follower or not steps
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(moves, st.integers(1, 7), st.integers(0, 500))
 def test_one_who_was_away_learns_from_a_vector_what_is_gone(
     steps: list[tuple[str, str]], often: int, away: int

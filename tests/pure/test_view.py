@@ -33,7 +33,7 @@ def with_(*more: Fact) -> View:
 # Order, repetition, carrier
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(f.signed_facts, max_size=12), st.data())
 def test_any_order_repetition_and_carrier_give_the_same_view(
     more: list[Fact], data: st.DataObject
@@ -48,7 +48,7 @@ def test_any_order_repetition_and_carrier_give_the_same_view(
     assert Viewer(f.ROOT.public).view(mine, [], f.NOW) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_view_grown_step_by_step_is_the_view_made_at_once(data: st.DataObject) -> None:
     """Time passes between steps, so that certificates and leases end on the way."""
@@ -66,7 +66,7 @@ def test_a_view_grown_step_by_step_is_the_view_made_at_once(data: st.DataObject)
         assert grown == Viewer(f.ROOT.public).view(facts, list(facts), now)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(f.signed_facts, max_size=12))
 def test_in_every_view_nobody_has_what_is_not_theirs(more: list[Fact]) -> None:
     view = view_of(f.base() + more)

@@ -225,7 +225,6 @@ bodies = st.binary(max_size=300) | json_values.map(lambda value: json.dumps(valu
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.sampled_from([api.JOIN, api.PUBLISH, api.LEASES, api.NETWORKS, api.RENEW]), bodies)
@@ -238,7 +237,7 @@ def test_no_body_whatever_makes_the_coordinator_fail(
     assert status in (200, 400, 401, 403, 404, 409, 429)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.binary(max_size=300))
 def test_no_bytes_whatever_on_the_line_make_the_coordinator_fail(
     shared: Coordinator, data: bytes
