@@ -40,6 +40,9 @@ _RECEIVE_BYTES = 65_536
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
 _SETTLE_SECONDS = 0.02
+REST_SECONDS = 0.1
+"""From one event to the next. An engine changes links ten times for a container, and whoever looks
+at them meanwhile waits for the kernel, and keeps the engine waiting."""
 
 
 class Listener:
@@ -102,7 +105,7 @@ class Listener:
         return Event(host, frozenset(networks), lost) if host or networks or lost else None
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield events; a burst is one event."""
+        """Yield events; a burst is one event, and a long one is one every REST_SECONDS."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(self.fileno(), readable.set)
@@ -113,10 +116,11 @@ class Listener:
                 loop.remove_reader(self.fileno())
                 await asyncio.sleep(_SETTLE_SECONDS)
                 event = self.drain()
-                readable.clear()
-                loop.add_reader(self.fileno(), readable.set)
                 if event is not None:
                     yield event
+                    await asyncio.sleep(REST_SECONDS)
+                readable.clear()
+                loop.add_reader(self.fileno(), readable.set)
         finally:
             if not self._epoll.closed:
                 loop.remove_reader(self.fileno())

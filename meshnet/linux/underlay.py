@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from meshnet.linux import rtnetlink as rt
 from meshnet.linux.netlink import Netlink
@@ -33,15 +34,26 @@ def underlay() -> list[UnderlayAddress]:
     that only lead to containers of this host.
     """
     with Netlink() as netlink:
-        links = [rt.parse_link(body) for body in netlink.dump(rt.dump_links(), "dump links")]
+        links = netlink.dump(rt.dump_links(), "dump links")
         bodies = netlink.dump(rt.dump_addresses(), "dump addresses")
-    usable = {link.index: link for link in links if _is_underlay(link)}
+    usable = {link[0]: link for link in map(_link, links) if link is not None}
     found = [
-        UnderlayAddress(usable[index].name, usable[index].mtu, address)
-        for index, address in map(rt.parse_address, bodies)
+        UnderlayAddress(usable[index][1], usable[index][2], address)
+        for index, address in map(_address, bodies)
         if index in usable and not address.is_link_local and not address.is_loopback
     ]
     return sorted(found, key=lambda item: (item.link, str(item.address)))
+
+
+@lru_cache(maxsize=256)
+def _link(body: bytes) -> tuple[int, str, int] | None:
+    """Return index, name and MTU of a link that leads somewhere. The same links are looked at
+    again with every container that an engine starts, and most are as they were."""
+    link = rt.parse_link(body)
+    return (link.index, link.name, link.mtu) if _is_underlay(link) else None
+
+
+_address = lru_cache(maxsize=256)(rt.parse_address)
 
 
 def _is_underlay(link: rt.Link) -> bool:
