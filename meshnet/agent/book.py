@@ -171,6 +171,11 @@ class Book:
         self._report_refusals()
         return self.view
 
+    @property
+    def holds(self) -> bool:
+        """Whether the view is still what the facts say at this time."""
+        return self._viewer.holds(self._clock())
+
     def forget_strangers(self) -> None:
         """Drop facts of those who are neither members nor issuers: nobody fills our memory.
 

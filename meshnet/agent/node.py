@@ -326,6 +326,8 @@ class MeshNode:
         """Detach what has ended: the kernel says so before a container's engine does."""
         self.attachments.catch_up()
         self.book.catch_up()
+        if not self.book.holds:
+            self.changed()
         for item in self.attachments.vanished():
             log.info("namespace of attachment %s on %s is gone: detached", item.name, item.network)
             self.attachments.remove(item.network, item.name)

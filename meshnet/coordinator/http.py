@@ -61,7 +61,7 @@ class Service:
         self._publishing = publishing
         self._feed = feed
         self._nonces = Once()
-        self._started = int(time.time())
+        self._started = time.monotonic()
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=api.BODY_LIMIT, middlewares=[problems])
@@ -148,8 +148,13 @@ class Service:
         return member
 
     def _check_fresh(self, credentials: auth.Credentials, now: float) -> None:
-        """Refuse what is old, from before our memory of nonces began, or sent again."""
-        early = credentials.time < max(self._started, now - auth.WINDOW_SECONDS)
+        """Refuse what is old, from before our memory of nonces began, or sent again.
+
+        How long we remember is told by a clock that nobody sets: the other may have been ahead when
+        we started.
+        """
+        remembered = min(auth.WINDOW_SECONDS, time.monotonic() - self._started)
+        early = credentials.time < int(now - remembered)
         if early or credentials.time > now + auth.WINDOW_SECONDS:
             raise ClockOff("the request's time is not this coordinator's", "Set the clock.")
         key = credentials.identity.raw + credentials.nonce

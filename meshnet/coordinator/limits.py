@@ -1,6 +1,6 @@
 """Pure. What may happen only so often: guesses at tokens, and a nonce or challenge once.
 
-Both remember a bounded number of things, for a bounded time; time is an argument.
+Both remember a bounded number of things, for a bounded time; time is an argument, and may go back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from meshnet.errors import RateLimited
 GUESSES = 10
 GUESS_REFILL_SECONDS = 6.0
 SOURCES = 10_000
+SWEEP_SECONDS = 10.0
 
 
 class Guesses:
@@ -43,7 +44,9 @@ class Guesses:
 
     def _left(self, key: str, now: float) -> float:
         spent, since = self._spent.get(key, (0.0, now))
-        return max(0.0, spent - max(0.0, now - since) / GUESS_REFILL_SECONDS)
+        if now < since:  # The clock was set back: who knows how long that is ago.
+            return 0.0
+        return max(0.0, spent - (now - since) / GUESS_REFILL_SECONDS)
 
 
 def source_key(source: str) -> str:
@@ -68,9 +71,9 @@ class Once:
 
     def take(self, key: bytes, ends: float, now: float) -> bool:
         """Say whether `key`, void anyway after `ends`, is here for the first time."""
-        if now >= self._next_sweep:
+        if not self._next_sweep - SWEEP_SECONDS <= now < self._next_sweep:
             self._ends = {key: end for key, end in self._ends.items() if end >= now}
-            self._next_sweep = now + 10
+            self._next_sweep = now + SWEEP_SECONDS
         if self._ends.get(key, now - 1) >= now:
             return False
         self._ends[key] = ends

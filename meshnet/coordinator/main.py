@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from meshnet.coordinator.config import (
     Config,
     Directory,
 )
-from meshnet.coordinator.core import Core
+from meshnet.coordinator.core import Core, Terms
 from meshnet.coordinator.feed import Feed
 from meshnet.coordinator.http import Service
 from meshnet.coordinator.members import Members
@@ -51,6 +52,8 @@ from meshnet.wire.fact import open_fact
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 3600.0
+CLOCK_STEP = 60.0
+"""Seconds by which the clock may go wrong in a round without having been set."""
 CLOSING_SECONDS = 5.0
 
 REVISION = Gauge("meshnet_revision", "The store's revision")
@@ -121,7 +124,7 @@ class Coordinator:
             feed,
         )
         async with asyncio.TaskGroup() as group:
-            housekeeping = _housekeep(members, Pruning(core))
+            housekeeping = _housekeep(members, Pruning(core), core.terms)
             tasks = [
                 group.create_task(work)
                 for work in (committer.run(), feed.run(), housekeeping, _watchdog())
@@ -215,8 +218,16 @@ async def _tell_where(batch: Batch, urls: tuple[str, ...], pin: str) -> None:
         batch.state(current)
 
 
-async def _housekeep(members: Members, pruning: Pruning) -> None:
+async def _housekeep(members: Members, pruning: Pruning, terms: Terms) -> None:
+    """Forget who is long gone. That cannot be undone, so a clock that is wrong when the machine
+    boots, or is set while we run, has a round's time to be put right."""
+    pause = min(HOUSEKEEPING_SECONDS, terms.lease_grace, terms.gone_grace)
     while True:
+        wall, steady = time.time(), time.monotonic()
+        await asyncio.sleep(pause)
+        if abs(time.time() - wall - (time.monotonic() - steady)) > CLOCK_STEP:
+            log.warning("the clock was set: who seems long gone is looked at in %d s", pause)
+            continue
         try:
             if gone := await members.forget_gone():
                 log.info("forgot %d nodes", gone)
@@ -224,7 +235,6 @@ async def _housekeep(members: Members, pruning: Pruning) -> None:
                 log.info("%d statements that said nothing any more are gone", void)
         except MeshnetError as error:
             log.warning("housekeeping waits: %s", error.message)
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
 async def _watchdog() -> None:

@@ -43,6 +43,7 @@ class World:
         self._log: OrderedDict[Slot, tuple[int, Fact]] = OrderedDict()
         self._counts: dict[IdentityKey, tuple[int, int]] = {}
         self._statements: Statements | None = None
+        self._derived_at = 0.0
         self._members: dict[IdentityKey, Membership] = {}
         self._common: list[Fact] = []
         self._names: frozenset[str] = frozenset()
@@ -120,13 +121,15 @@ class World:
 
     def statements(self, now: float) -> Statements:
         """Return what the mesh says at `now`."""
-        if self._statements is None or now >= self._statements.expires:
-            self._statements = derive_statements(self.root, self.facts, now)
-            self._members = {m.identity: m for m in self._statements.memberships.values()}
+        known = self._statements
+        if known is None or not self._derived_at <= now < known.expires:
+            known = self._statements = derive_statements(self.root, self.facts, now)
+            self._derived_at = now
+            self._members = {m.identity: m for m in known.memberships.values()}
             self._names = frozenset(m.name for m in self._members.values())
             self._common = self._pick_common()
-            self._proven = proven_keys(self._statements)
-        return self._statements
+            self._proven = proven_keys(known)
+        return known
 
     def common(self, now: float) -> list[Fact]:
         """Return the statements every node needs: issuers, mesh, coordinators, networks."""

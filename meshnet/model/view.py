@@ -120,6 +120,7 @@ class Viewer:
     def __init__(self, root: IdentityKey) -> None:
         self._root = root
         self._statements = Statements()
+        self._derived_at = 0.0
         self._nodes: Mapping[str, Node] = {}
         self._claims: Mapping[PublicKey, str] = {}
         self._view = View()
@@ -133,7 +134,7 @@ class Viewer:
         writers = {fact.slot.writer for fact in changed}
         before = self._statements
         if self._statements_stale(changed, now):
-            self._statements = derive_statements(self._root, facts, now)
+            self._statements, self._derived_at = derive_statements(self._root, facts, now), now
             self._claims = proven_keys(self._statements)
         after = self._statements
         if after is not before:
@@ -152,7 +153,11 @@ class Viewer:
 
     def _statements_stale(self, changed: list[Fact], now: float) -> bool:
         by_mesh = any(fact.slot.kind in _STALING_KINDS for fact in changed)
-        return by_mesh or now >= self._statements.expires or self._statements.mesh is None
+        return by_mesh or not self.holds(now) or self._statements.mesh is None
+
+    def holds(self, now: float) -> bool:
+        """Say whether time alone has changed nothing: nothing ended, no clock was set back."""
+        return self._derived_at <= now < self._statements.expires
 
     def _node(
         self,

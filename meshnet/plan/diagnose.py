@@ -66,6 +66,8 @@ def check_identity(evidence: Evidence) -> Finding:
     if fault:
         do = "Join again with a new token: meshnet down --purge, then meshnet join."
         renew = "Bring a coordinator back: the agent renews by itself while the certificate holds. "
+        if _clock_is_off(evidence):
+            return wrong("identity", fault, "Mend the clock first: see the next line.")
         return wrong("identity", fault, renew + do if "expired" in fault else do)
     if evidence.foreign_key:
         return wrong(
@@ -92,7 +94,7 @@ def check_clock(evidence: Evidence) -> Finding:
     if evidence.offset is None:
         why = evidence.no_coordinator or "it was not asked"
         return note("clock", f"no coordinator to compare with: {why}")
-    if abs(evidence.offset) > CLOCK_TOLERANCE:
+    if _clock_is_off(evidence):
         side = "behind" if evidence.offset > 0 else "ahead of"
         return wrong(
             "clock",
@@ -100,6 +102,10 @@ def check_clock(evidence: Evidence) -> Finding:
             "Set the clock of the one that is wrong; run NTP on both.",
         )
     return ok("clock", f"{abs(evidence.offset)} s off the coordinator's")
+
+
+def _clock_is_off(evidence: Evidence) -> bool:
+    return evidence.offset is not None and abs(evidence.offset) > CLOCK_TOLERANCE
 
 
 def check_map(evidence: Evidence) -> Finding | None:

@@ -207,6 +207,12 @@ def test_where_the_kernel_refuses_a_repair_the_reason_is_what_is_to_be_mended() 
     assert found.do == f"The kernel refuses what the agent tries: {refused[0]}"
 
 
+def test_a_membership_that_a_wrong_clock_has_ended_needs_no_new_token() -> None:
+    found = first(diagnose(replace(well(), now=f.LATER, offset=-9000)))
+    assert found is not None
+    assert (found.check, found.do) == ("identity", "Mend the clock first: see the next line.")
+
+
 def test_an_address_of_the_mesh_beside_a_good_one_is_not_wrong() -> None:
     both = (("eth0", ip_interface("10.213.9.7/24")), ("eth1", ip_interface("192.0.2.1/24")))
     found = diagnose(replace(well(), underlay=both))

@@ -209,6 +209,15 @@ def test_when_its_certificate_ends_a_node_is_gone_and_with_a_new_one_back() -> N
     assert node(renewed, 0).record == f.node_record(100)
 
 
+def test_a_clock_that_is_set_back_gives_back_what_it_had_ended() -> None:
+    viewer, facts = Viewer(f.ROOT.public), FactSet(f.base())
+    before = viewer.view(facts, f.base(), f.NOW)
+    assert viewer.holds(f.NOW + 1)
+    assert viewer.view(facts, (), f.LATER).nodes == {}
+    assert not viewer.holds(f.NOW + 1)
+    assert viewer.view(facts, (), f.NOW + 1).nodes == before.nodes != {}
+
+
 def test_when_a_lease_ends_the_addresses_in_it_hold_no_more() -> None:
     facts = FactSet(f.base())
     viewer = Viewer(f.ROOT.public)

@@ -259,6 +259,32 @@ async def test_a_node_gone_for_long_is_forgotten_with_its_name_address_and_recor
         assert follower.mirror.of(node.identity.public) == []
 
 
+AHEAD = """
+import os, time
+_now = time.time
+time.time = lambda: _now() + 100 * 86400 * os.path.exists({flag!r})
+"""
+
+
+@pytest.mark.parametrize("coordinator", [Terms(lease_grace=1)], indirect=True)
+async def test_a_clock_that_is_months_ahead_at_the_start_has_nobody_forgotten_or_refused(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    flag = tmp_path / "ahead"
+    async with joined(coordinator, "n1") as [node]:
+        await node.publish(node.record())
+    coordinator.stop()
+    coordinator.RUN = AHEAD.format(flag=str(flag)) + coordinator.RUN
+    flag.touch()
+    coordinator.start()
+    coordinator.token()
+    flag.unlink()
+    await until(lambda: "the clock was set" in coordinator.log.read_text(), "it is noticed")
+    assert [one.name for one in coordinator.admin.nodes()] == ["n1"]
+    async with joined(coordinator, "n2") as [other], following(other) as follower:
+        assert follower.mirror.of(node.identity.public)
+
+
 async def test_without_the_root_key_all_but_a_new_issuer_works(coordinator: Coordinator) -> None:
     root = coordinator.state_dir / "root.key"
     away = coordinator.state_dir.parent / "root.key"
