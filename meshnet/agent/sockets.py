@@ -122,10 +122,13 @@ class _Udp:
                 one.close()
 
     def _read(self) -> None:
-        for _ in range(DRAIN):
+        for number in range(DRAIN):
             try:
                 data, (address, *_rest) = self._socket.recvfrom(2048)
             except BlockingIOError:
+                # Awake for nothing: a sender was told of an error, and what bounced is still here.
+                if number == 0:
+                    self._read_errors()
                 return
             except OSError as error:
                 log.debug("probe socket: %s", error)

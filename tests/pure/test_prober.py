@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from meshnet.agent.mtus import Mtus
 from meshnet.agent.prober import Prober
-from meshnet.agent.sockets import Datagrams, Listener, Receive, Serve
+from meshnet.agent.sockets import Datagrams, Listener, MeshSockets, Receive, Serve
 from meshnet.paths.liveness import ANSWER_LIMIT, Liveness
 from meshnet.wire.probe import ANSWER, ASK, HINT_MAGIC, Hint, Probe
 
@@ -144,3 +144,17 @@ async def test_the_kernel_of_a_peer_that_misses_an_answer_is_asked_and_believed(
 
         wire.deaf = set()
         await until(wire, lambda: not prober.liveness.reachable)
+
+
+async def test_a_bounce_is_heard_of_although_its_error_went_to_the_next_who_sent() -> None:
+    """Else the socket stays readable for ever, and the agent awake."""
+    here, nobody = IPv4Address("127.82.1.1"), "127.82.1.2"
+    bounced: asyncio.Future[tuple[bytes, str]] = asyncio.get_running_loop().create_future()
+    udp = MeshSockets().datagrams(here, lambda *_: None, lambda *what: bounced.set_result(what))
+    try:
+        udp.send(b"first", nobody)
+        udp.send(b"second", nobody)
+        async with asyncio.timeout(5):
+            assert await bounced == (b"first", nobody)
+    finally:
+        udp.close()
