@@ -90,6 +90,7 @@ def cpu(*daemons: Daemon | None) -> float:
 
 
 def run_and_remove(docker: Docker, agent: Daemon | None, runs: int, found: Found) -> None:
+    start(docker, "warm", "docker0")
     time.sleep(SETTLED)
     for contender in CONTENDERS:
         run = timed(lambda c=contender: start(docker, f"first-{c}", c))
