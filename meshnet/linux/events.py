@@ -86,6 +86,11 @@ class Listener:
         """Return a descriptor that is readable while there are events."""
         return self._epoll.fileno()
 
+    def has_news(self, network: str) -> bool:
+        """Say whether something has come from a network that has not been told yet."""
+        with self._lock:
+            return any(self._sockets[number][0] == network for number, _ in self._epoll.poll(0))
+
     def drain(self) -> Event | None:
         """Return all that came in as one event, None when nothing of interest did."""
         host, lost = False, False

@@ -135,6 +135,8 @@ class LinuxKernel:
         vxlan = next((link.index for link in links if link.name == VXLAN), 0)
         if self._listener is not None:
             self._listener.mind(network, vxlan)
+            # Who changes links takes entries with them, and the links are read as they are now.
+            trusting = trusting and not self._listener.has_news(network)
         found = space.known_entries(vxlan) if trusting else space.entries(vxlan)
         skeleton = segment.read(space, links, found.fdb)
         if not self._spaces.is_named(network):
