@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 

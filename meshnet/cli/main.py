@@ -117,7 +117,7 @@ def meshnet(ctx: click.Context, state_dir: str, run_dir: str) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         return
-    from meshnet.cli.settings import Settings
+    from meshnet.local.settings import Settings
 
     ctx.obj = Settings.of(state_dir, run_dir)
 

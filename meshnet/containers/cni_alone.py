@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from meshnet.cli.local import LOOK, socket_error
 from meshnet.containers.carrier import BrokenOff, ask
 from meshnet.errors import Unavailable
+from meshnet.local.agent import LOOK, socket_error
 from meshnet.wire import cni
 from meshnet.wire.local import SOCKET
 

@@ -23,8 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker_engine import Container, Engine
 from meshnet.containers.docker_http import Answer, Server, listener
@@ -39,6 +37,8 @@ from meshnet.containers.docker_networks import (
 from meshnet.containers.docker_protocol import Message, Pool
 from meshnet.containers.docker_sweep import Sweep, detach, hold
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import (
     Attached,
     AttachmentInfo,

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from meshnet.cli.local import UnixConnection
 from meshnet.containers.docker_protocol import DOCKERS_POOLS, AddressPool, NetworkState
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
+from meshnet.local.agent import UnixConnection
 
 T = TypeVar("T")
 

@@ -29,10 +29,10 @@ from typing import Any
 import msgspec
 
 from meshnet.agent.storage import write_atomically
-from meshnet.cli.local import Agent
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker_engine import Engine
 from meshnet.errors import BadInput, Conflict, MeshnetError, NotFound, Unavailable
+from meshnet.local.agent import Agent
 from meshnet.wire.local import NetworkInfo, NetworkRequest
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from meshnet.cli.local import Agent
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker_engine import Engine
 from meshnet.containers.docker_networks import Networks
 from meshnet.errors import MeshnetError, NotFound
+from meshnet.local.agent import Agent
 from meshnet.wire.local import AttachmentInfo, DetachRequest, Done, HoldRequest
 
 log = logging.getLogger(__name__)

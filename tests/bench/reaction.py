@@ -22,9 +22,9 @@ import struct
 import time
 from collections.abc import Callable
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
 from meshnet.linux.netlink import in_namespace
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Done, ServiceRequest
 from tests.lab.guest import has_wireguard
 from tests.lab.mesh import PROGRAM, Mesh, Node, addresses

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.plan.mtu import NETWORK_MINIMUM
 from meshnet.wire.local import Attached, AttachRequest, DetachRequest, Done
 from tests.kernel.traffic import unbroken

@@ -22,9 +22,9 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import (
     Attached,
     AttachmentInfo,

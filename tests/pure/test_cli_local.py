@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from meshnet import errors
-from meshnet.cli.local import Agent
 from meshnet.cli.main import main
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput, MeshnetError, Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire import local
 from meshnet.wire.local import Done, ErrorReply
 

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
 from meshnet.containers import docker_protocol as protocol
 from meshnet.containers.docker import Driver
 from meshnet.containers.docker_engine import Engine
@@ -28,6 +26,8 @@ from meshnet.containers.docker_protocol import (
     pool_of,
 )
 from meshnet.errors import BadInput, MeshnetError, NotFound, Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import NetworkInfo, PortSpec
 
 NETWORKS = [

@@ -19,7 +19,7 @@ from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 
 from meshnet.agent.storage import StateDir
-from meshnet.cli.settings import STATE_DIR
+from meshnet.local.settings import STATE_DIR
 from meshnet.model.keys import PublicKey, SigningKey
 from meshnet.model.records import Attachment, Instance, NodeRecord
 from meshnet.model.statements import Lease

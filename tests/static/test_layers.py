@@ -1,8 +1,8 @@
 """Pure. Imports go down only, and what decides does no IO.
 
-cli                          L4 faces
+cli  containers              L4 faces
 agent  coordinator  dns      L3 shells
-linux                        L2 drivers, alone with pyroute2
+linux  local                 L2 drivers, the first alone with pyroute2
 plan  paths                  L1 decisions
 wire  /  model  /  errors    L0 values
 """
@@ -20,23 +20,21 @@ LEVEL = {
     "plan": 3,
     "paths": 3,
     "linux": 4,
+    "local": 4,
     "agent": 5,
     "coordinator": 5,
     "dns": 5,
     "relay": 5,
-    "cli": 6,
     "containers": 6,
     "web": 6,
+    "cli": 7,
 }
 BESIDE = {
     ("agent", "dns"),
     ("coordinator", "dns"),
-    ("containers", "cli"),
-    ("cli", "containers"),
 }
 """Pairs that may meet on one level: the agent feeds the DNS server it starts, and a coordinator
-checks static records as that server will read them. Engines reach the agent as the command line
-does, and the command line starts what goes along with the agent."""
+checks static records as that server will read them."""
 
 OWNERS = {
     "pyroute2": {"linux"},

@@ -9,8 +9,8 @@ import click
 
 from meshnet.cli.authorities import no_authorities
 from meshnet.cli.logs import log_level_option, start_logging
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput
+from meshnet.local.settings import Settings
 
 ENGINES = ("/run/docker.sock", "/run/podman/podman.sock")
 """Where container engines listen. Only containers with a label of ours are touched, so both are

@@ -9,10 +9,10 @@ import click
 
 from meshnet.cli import tables, types
 from meshnet.cli.complete import complete_attachment, complete_network
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Attached, AttachRequest, DetachRequest, Done, PortSpec
 
 NETNS_DIR = Path("/run/netns")

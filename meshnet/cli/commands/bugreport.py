@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from meshnet.cli.commands.doctor import examine, text_of
-from meshnet.cli.local import Agent
 from meshnet.cli.output import step
-from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import (
     AttachmentInfo,
     NetworkInfo,

@@ -8,7 +8,7 @@ import click
 
 from meshnet.cli import types
 from meshnet.cli.output import step
-from meshnet.cli.settings import Settings
+from meshnet.local.settings import Settings
 
 
 @click.group()

@@ -10,8 +10,8 @@ from meshnet.cli import types
 from meshnet.cli.authorities import no_authorities
 from meshnet.cli.logs import log_level_option, start_logging
 from meshnet.cli.output import json_option, print_json, step
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput
+from meshnet.local.settings import Settings
 
 UNIT = "meshnet-coordinator.service"
 USERS = "meshnet.sysusers"

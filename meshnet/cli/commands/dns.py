@@ -7,10 +7,10 @@ from ipaddress import ip_address
 import click
 
 from meshnet.cli import tables, types
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json, print_table
-from meshnet.cli.settings import Settings
 from meshnet.errors import NotFound
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.model.names import ZONE
 from meshnet.wire.local import DnsAnswer, Done, HostDnsMode, HostDnsRequest, Status
 

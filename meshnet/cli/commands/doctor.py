@@ -6,10 +6,10 @@ import asyncio
 
 import click
 
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json
-from meshnet.cli.settings import Settings
 from meshnet.errors import Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Diagnosis, Finding, Status
 
 PATIENCE = 3.0

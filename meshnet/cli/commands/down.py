@@ -7,10 +7,10 @@ import select
 
 import click
 
-from meshnet.cli.local import Agent
 from meshnet.cli.output import step
-from meshnet.cli.settings import Settings
 from meshnet.errors import MeshnetError, Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Done, DownRequest
 
 PATIENCE = 30.0

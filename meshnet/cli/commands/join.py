@@ -14,10 +14,10 @@ from shutil import which
 import click
 
 from meshnet.cli import types
-from meshnet.cli.local import Agent
 from meshnet.cli.output import step
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput, MeshnetError, Unavailable
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.model.names import DEFAULT_NETWORK
 from meshnet.wire.local import Status
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json
-from meshnet.cli.settings import Settings
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import KeyRotated, KeyRotateRequest
 
 

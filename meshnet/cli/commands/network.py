@@ -9,9 +9,9 @@ import click
 
 from meshnet.cli import types
 from meshnet.cli.complete import complete_network
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json
-from meshnet.cli.settings import Settings
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Done, NetworkInfo, NetworkRequest
 
 if TYPE_CHECKING:

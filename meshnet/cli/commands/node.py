@@ -9,7 +9,7 @@ import click
 from meshnet.cli import types
 from meshnet.cli.complete import complete_node
 from meshnet.cli.output import json_option, print_json, print_table
-from meshnet.cli.settings import Settings
+from meshnet.local.settings import Settings
 
 
 @click.group()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from meshnet.cli.output import step
-from meshnet.cli.settings import Settings
+from meshnet.local.settings import Settings
 
 DRIVER = "meshnet"
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 import click
 
 from meshnet.cli import tables
-from meshnet.cli.local import Agent
 from meshnet.cli.output import json_option, print_json, print_table
-from meshnet.cli.settings import Settings
 from meshnet.cli.text import Table
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import (
     AttachmentInfo,
     NetworkInfo,

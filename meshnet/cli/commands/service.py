@@ -12,8 +12,8 @@ from meshnet.cli.commands.attach import (
     weight_option,
 )
 from meshnet.cli.complete import complete_attachment, complete_service
-from meshnet.cli.local import Agent
-from meshnet.cli.settings import Settings
+from meshnet.local.agent import Agent
+from meshnet.local.settings import Settings
 from meshnet.wire.local import Done, PortSpec, ServiceRequest
 
 attachment_option = click.option(

@@ -8,8 +8,8 @@ import click
 
 from meshnet.cli import types
 from meshnet.cli.output import json_option, print_json, print_table, step
-from meshnet.cli.settings import Settings
 from meshnet.cli.text import count, span
+from meshnet.local.settings import Settings
 
 
 @click.group()

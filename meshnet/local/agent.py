@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
-from meshnet.cli.settings import Settings
 from meshnet.errors import BadInput, MeshnetError, Refused, Unavailable
+from meshnet.local.settings import Settings
 from meshnet.wire.local import SOCKET, ErrorReply, decode, encode, rebuild
 
 T = TypeVar("T")
