@@ -57,7 +57,7 @@ PROBES_PER_ROUND = 5
 """Probes of size a round counts for, of those that a node may send."""
 SETTLE = 0.005
 """Seconds for which a change waits for others to join it."""
-LONGEST_REST = 0.5
+LONGEST_REST = 2.0
 """Seconds at most between two rounds. A rest is as long as the round before it: on a slow machine a
 burst costs few rounds, and a change that comes alone waits for nothing."""
 GIVE_WAY = 0.02

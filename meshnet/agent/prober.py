@@ -150,8 +150,8 @@ class Prober:
             self._socket.echo(probe.pack(), address)
 
     def _pass_on(self, lost: set[str]) -> None:
-        """Tell the others of peers that this node has found gone."""
-        if not self.liveness.is_sparse:
+        """Tell the others of peers that this node has found gone, if it believes that itself."""
+        if not self.liveness.is_sparse or self.liveness.is_deaf:
             return
         addresses = [IPv4Address(self._addresses[node]) for node in sorted(lost)]
         for start in range(0, len(addresses), HINT_LIMIT):

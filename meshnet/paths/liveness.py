@@ -21,8 +21,9 @@ Who did not look cannot say that nobody came: a verdict that is due while this p
 busy second would make every peer unreachable at once, and the probes that follow keep it busy. For
 the same reason a node of a large mesh that comes late to its turns asks less often (`strain`), and
 one that misses most answers waits longer for each (`answer_limit`): that many peers do not die at
-once, so it is our own link or host, or everybody's. An answer to any of the last MISSES probes
-counts, so a path may be as slow as that.
+once, so it is our own link or host, or everybody's. Nor is a path gone that has become slow: an
+answer is waited for as long as TCP would (RFC 6298, section 2), and one to any of the last MISSES
+probes counts.
 
 What is due next is read off two heaps, so that a moment in which one of a thousand peers has its
 turn costs one peer's work. An entry that is no longer true is dropped when it comes up.
@@ -50,6 +51,10 @@ MANY, MOST = 0.4, 0.8
 """Shares of missed answers above which a node waits longer, and from which it waits LONGEST times
 as long."""
 LONGEST = 5.0
+BRIEF = 10.0
+"""Seconds within which a peer that was lost is back when it was slow and not gone."""
+SLOWEST = 5.0
+"""Seconds at most for which an answer is waited for on a path that is known to be slow."""
 MEMORY = 0.1
 """Weight of one probe in that share: three misses in a row are no more than 0.27."""
 TOLERABLE, WORST = 0.1, 0.4
@@ -81,6 +86,20 @@ class _Peer:
     verdict_at: float | None = None
     misses: int = 0
     round_trip: float | None = None
+    variation: float = 0.0
+
+    def measured(self, sample: float, now: float) -> None:
+        """Take in a round trip (RFC 6298, with more weight: there are few samples). The first one
+        after a while tells little: the path had to be made, by a handshake perhaps."""
+        back = self.reach is Reach.UNREACHABLE and now - self.since < BRIEF
+        if not back and self.reach is not Reach.REACHABLE:
+            self.round_trip, self.variation = sample, 0.0
+            return
+        if self.round_trip is None or not self.variation:
+            self.round_trip, self.variation = sample, sample / 2
+            return
+        self.variation += 0.25 * (abs(self.round_trip - sample) - self.variation)
+        self.round_trip += 0.2 * (sample - self.round_trip)
 
     @property
     def awaited(self) -> bool:
@@ -129,6 +148,11 @@ class Liveness:
         return ANSWER_LIMIT * (1.0 + (LONGEST - 1.0) * max(0.0, share))
 
     @property
+    def is_deaf(self) -> bool:
+        """Whether this node misses so many answers that it does not believe its own verdicts."""
+        return self.answer_limit > ANSWER_LIMIT
+
+    @property
     def is_sparse(self) -> bool:
         """Whether this node looks at its peers so rarely that they should tell each other."""
         return len(self._peers) > self._rate
@@ -170,7 +194,7 @@ class Liveness:
             peer = self._peers[node]
             self._nonce += 1
             peer.asked = (*peer.asked, (self._nonce, now))[-MISSES:]
-            self._judge(node, peer, now + self.answer_limit)
+            self._judge(node, peer, now + self._limit(peer))
             self._ask(node, peer, now + self._patience(peer))
             yield node, self._nonce
 
@@ -201,9 +225,13 @@ class Liveness:
             heappop(self._verdicts)
         return None
 
+    def _limit(self, peer: _Peer) -> float:
+        slow = (peer.round_trip or 0.0) + 4.0 * peer.variation if peer.variation else 0.0
+        return max(self.answer_limit, min(slow, SLOWEST))
+
     def _patience(self, peer: _Peer) -> float:
         if peer.reach is Reach.REACHABLE:
-            return self.answer_limit
+            return self._limit(peer)
         peer.pause = min(peer.pause * 2, PATIENT)
         patience = len(self._peers) / self._rate
         patience = patience if peer.pause == PATIENT else patience / EAGERNESS
@@ -216,7 +244,7 @@ class Liveness:
             due, node = heappop(self._verdicts)
             peer = self._peers[node]
             if now - due > LATE:
-                self._judge(node, peer, now + self.answer_limit)
+                self._judge(node, peer, now + self._limit(peer))
                 continue
             peer.verdict_at = None
             peer.misses += 1
@@ -237,10 +265,7 @@ class Liveness:
             return set()
         if not peer.misses:  # an answer in time: one that is late says the limit is too short
             self._missed -= MEMORY * self._missed
-        sample = now - sent_at
-        peer.round_trip = (
-            sample if peer.round_trip is None else 0.8 * peer.round_trip + 0.2 * sample
-        )
+        peer.measured(now - sent_at, now)
         peer.asked, peer.verdict_at, peer.misses, peer.heard_at = (), None, 0, now
         self._ask(node, peer, self._next_turn(node, now))
         return self._found(node, peer, now)

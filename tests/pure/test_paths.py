@@ -14,7 +14,7 @@ from meshnet.model.addresses import Endpoint
 from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate
 from meshnet.paths.endpoints import HEAD_START, TRY_FOR, Contact, Endpoints, ranked
-from meshnet.paths.liveness import ANSWER_LIMIT, MISSES, Liveness, Reach
+from meshnet.paths.liveness import ANSWER_LIMIT, MISSES, SLOWEST, Liveness, Reach
 from meshnet.plan.silence import silent
 from meshnet.plan.state import PeerStatus
 from meshnet.wire.probe import ANSWER, ASK, HINT_LIMIT, Hint, Probe
@@ -164,6 +164,42 @@ def test_a_peer_that_dies_alone_is_given_no_more_time_than_ever() -> None:
         run(liveness, now, 1.0 + MISSES * ANSWER_LIMIT + 0.2, peers - {"n0"})
         assert liveness.reachable == peers - {"n0"}
         assert liveness.answer_limit == ANSWER_LIMIT
+
+
+def test_a_path_that_becomes_slow_and_uneven_is_no_path_that_is_gone() -> None:
+    chance, liveness = random.Random(2), Liveness()
+    peers = {f"n{number}" for number in range(5)}
+    liveness.set_peers(peers, 0.0)
+    under_way: list[tuple[float, int]] = []
+    lost: list[float] = []
+    now = run(liveness, 0.0, 5.0, peers)
+    while now < 120.0:
+        slowness = min(2.0, (now - 5.0) / 10)
+        for due, nonce in under_way:
+            if due <= now:
+                liveness.answered("n0", nonce, now)
+        under_way = [(due, nonce) for due, nonce in under_way if due > now]
+        lost += [now] * len(liveness.missed(now))
+        for node, nonce in liveness.due(now):
+            if node == "n0":
+                under_way.append((now + slowness * chance.uniform(0.5, 1.5), nonce))
+            else:
+                liveness.answered(node, nonce, now)
+        now += 0.01
+    assert lost == []
+    run(liveness, now, 1.0 + MISSES * SLOWEST + 0.5, peers - {"n0"})
+    assert liveness.reachable == peers - {"n0"}
+
+
+def test_a_first_answer_that_waited_for_a_handshake_makes_no_path_slow() -> None:
+    liveness = Liveness()
+    liveness.set_peers({"a", "b"}, 0.0)
+    asked = dict(liveness.due(0.0))
+    for node, nonce in asked.items():
+        liveness.answered(node, nonce, 5.0)
+    now = run(liveness, 5.0, 3.0, {"a", "b"})
+    run(liveness, now, 1.0 + MISSES * ANSWER_LIMIT + 0.2, {"a"})
+    assert liveness.reachable == {"a"}
 
 
 def test_a_hint_makes_us_ask_at_once_and_believe_nothing() -> None:
