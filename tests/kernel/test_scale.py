@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
 COUNT = int(os.environ.get("MESHNET_SCALE", "4"))
 LIMIT = 60.0 + 10.0 * COUNT
 BURST = 10
-"""Agents that start at the same time: what one more is to all others is done once for ten."""
+"""Nodes that join at the same time: what one more is to all others is done once for ten."""
 
 LOOK = f"""
 wg show meshnet0 allowed-ips; wg show meshnet0 endpoints
@@ -42,16 +42,15 @@ def crowd(mesh: Mesh) -> Iterator[Mesh]:
     started = time.monotonic()
     token = mesh.coordinator.token("--uses", str(COUNT))
     more = [f"more{number}" for number in range(COUNT - len(mesh.nodes))]
-    for name in more:
-        mesh.enrol(mesh.lab.host(name, next(iter(SITES))), token=token)
-    print(f"{len(more)} more nodes joined after {time.monotonic() - started:.1f} s")
     for burst in batched(more, BURST):
+        for name in burst:
+            mesh.enrol(mesh.lab.host(name, next(iter(SITES))), token=token)
         for name in burst:
             mesh.nodes[name].launch()
         for name in burst:
             mesh.nodes[name].wait_until_it_answers(LIMIT)
-    mesh.wait_until_whole(LIMIT)
-    print(f"the mesh is whole after {time.monotonic() - started:.1f} s")
+        mesh.wait_until_whole(LIMIT)
+        print(f"{len(mesh.nodes)} nodes are whole after {time.monotonic() - started:.1f} s")
     yield mesh
     for name in more:
         leave(mesh, mesh.nodes[name])

@@ -250,8 +250,10 @@ class Mesh:
         def reaches_all() -> bool:
             return node.whole and node.status().counts.peers == others
 
-        what = f"{node.name} reaches {others} peers"
-        wait_until(reaches_all, limit, lambda: f"{what}\n{node.status()}\n{node.peers()}")
+        def said() -> str:
+            return f"{node.name} reaches {others} peers\n{node.status()}\n{node.peers()}"
+
+        wait_until(reaches_all, limit, said, pause=0.05 + others / 100)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
