@@ -30,7 +30,7 @@ from meshnet.agent.prober import Prober
 from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
 from meshnet.agent.storage import StateDir
-from meshnet.agent.waiting import happened
+from meshnet.agent.waiting import happened, rest
 from meshnet.model.addresses import Address, Endpoint, Prefix
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PrivateKey, PublicKey
@@ -46,7 +46,7 @@ from meshnet.plan.holds import Holds
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.rotation import announced_keys, by_key, new_keys, successors
-from meshnet.plan.silence import silent
+from meshnet.plan.silence import heard, silent
 from meshnet.plan.state import Host, PeerStatus
 from meshnet.wire.probe import Probe
 
@@ -57,9 +57,6 @@ PROBES_PER_ROUND = 5
 """Probes of size a round counts for, of those that a node may send."""
 SETTLE = 0.005
 """Seconds for which a change waits for others to join it."""
-LONGEST_REST = 2.0
-"""Seconds at most between two rounds. A rest is as long as the round before it: on a slow machine a
-burst costs few rounds, and a change that comes alone waits for nothing."""
 GIVE_WAY = 0.02
 """Seconds for which what follows from a change lets a pass go first: both would share the
 interpreter, and somebody may wait for the pass."""
@@ -124,6 +121,7 @@ class MeshNode:
         self._acquainted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._counted: Mapping[PublicKey, PeerStatus] = {}
+        self._audible: frozenset[PublicKey] = frozenset()
         self._configured = False
         self._expected: frozenset[str] | None = None
         self._bound = False
@@ -298,10 +296,11 @@ class MeshNode:
                 await self.reconciler.idle(GIVE_WAY)
                 await asyncio.sleep(ANSWER)
             self._changed.clear()
-            started = time.monotonic()
+            started, worked = time.monotonic(), time.thread_time()
             await self.settle()
-            ended = time.monotonic()
-            rested = ended + min(ended - started, LONGEST_REST)
+            rested = time.monotonic() + rest(
+                time.monotonic() - started, time.thread_time() - worked
+            )
 
     def _nap(self) -> float:
         now = time.monotonic()
@@ -379,7 +378,8 @@ class MeshNode:
         self._pointed = pointed
 
     def _contacts(self, reachable: frozenset[str]) -> dict[str, Contact]:
-        """Return how those may be reached that are not: there are few, most of the time."""
+        """Return how those may be reached that are not, and are not heard of either: what comes
+        from a peer says where it is, and one that answers late is no nearer elsewhere."""
         me, mesh = self.me, self.view.statements.mesh
         if me is None or mesh is None or not self._configured:
             return {}
@@ -394,6 +394,7 @@ class MeshNode:
             )
             for name, node in self._others().items()
             if node.record is not None and name not in reachable
+            if node.record.wireguard[0] not in self._audible
         }
 
     async def _bind(self) -> None:
@@ -433,6 +434,7 @@ class MeshNode:
         before, tunnel = self._counted, self.kernel_state.tunnel
         self._counted = tunnel.status if tunnel else {}
         deaf = set(silent(before, self._counted))
+        self._audible = heard(before, self._counted)
         for name, node in self._others().items() if deaf else ():
             reachable = self.liveness.reach(name) is Reach.REACHABLE
             if reachable and node.record and node.record.wireguard[0] in deaf:

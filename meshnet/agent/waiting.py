@@ -1,4 +1,4 @@
-"""Shell. Waiting for an event or a time, whichever comes first.
+"""Shell. Waiting for an event or a time, whichever comes first; and how long to rest after work.
 
 Not by asyncio.wait_for: before Python 3.12 it can swallow a cancellation that arrives together with
 the event, and a task that missed its cancellation never ends.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+LONGEST_REST = 8.0
+MOST_RESTS = 4.0
+
 
 async def happened(event: asyncio.Event, limit: float) -> bool:
     """Wait for an event for `limit` seconds at most; say whether it is set."""
@@ -16,3 +19,14 @@ async def happened(event: asyncio.Event, limit: float) -> bool:
         async with asyncio.timeout(max(0.0, limit)):
             await event.wait()
     return event.is_set()
+
+
+def rest(took: float, worked: float) -> float:
+    """Return the seconds to rest after a round that took so many, and worked in so many of them.
+
+    A rest is as long as the round, and up to MOST_RESTS times as long when others had the core for
+    most of it: on a slow or busy machine a burst costs few rounds, and a change that comes alone
+    waits for nothing. Many agents on one core would have no time for anything else.
+    """
+    times = min(took / max(worked, 0.001), MOST_RESTS)
+    return min(took * max(times, 1.0), LONGEST_REST)

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshnet.agent.waiting import LONGEST_REST, MOST_RESTS, rest
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Endpoint
 from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate
 from meshnet.paths.endpoints import HEAD_START, TRY_FOR, Contact, Endpoints, ranked
 from meshnet.paths.liveness import ANSWER_LIMIT, MISSES, SLOWEST, Liveness, Reach
-from meshnet.plan.silence import silent
+from meshnet.plan.silence import heard, silent
 from meshnet.plan.state import PeerStatus
 from meshnet.wire.probe import ANSWER, ASK, HINT_LIMIT, Hint, Probe
 
@@ -267,6 +268,15 @@ def test_a_peer_that_gets_packets_and_says_nothing_is_named() -> None:
         key[3]: PeerStatus(1.0, received=0, sent=100),
     }
     assert silent(before, after) == [key[0]]
+    assert heard(before, after) == {key[1]}
+
+
+def test_a_rest_is_as_long_as_the_round_and_longer_where_others_had_the_core() -> None:
+    assert rest(0.010, 0.010) == pytest.approx(0.010)
+    assert rest(0.020, 0.010) == pytest.approx(0.040)
+    assert rest(1.0, 0.02) == pytest.approx(MOST_RESTS)
+    assert rest(60.0, 1.0) == LONGEST_REST
+    assert rest(0.0001, 0.0) == pytest.approx(0.0001)
 
 
 def test_an_answer_with_another_nonce_says_nothing() -> None:
