@@ -46,7 +46,7 @@ from meshnet.plan.holds import Holds
 from meshnet.plan.mtu import network_mtu
 from meshnet.plan.operations import ConfigureTunnel
 from meshnet.plan.rotation import announced_keys, by_key, new_keys, successors
-from meshnet.plan.silence import heard, silent
+from meshnet.plan.silence import silent
 from meshnet.plan.state import Host, PeerStatus
 from meshnet.wire.probe import Probe
 
@@ -121,7 +121,6 @@ class MeshNode:
         self._acquainted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._counted: Mapping[PublicKey, PeerStatus] = {}
-        self._audible: frozenset[PublicKey] = frozenset()
         self._configured = False
         self._expected: frozenset[str] | None = None
         self._bound = False
@@ -378,8 +377,7 @@ class MeshNode:
         self._pointed = pointed
 
     def _contacts(self, reachable: frozenset[str]) -> dict[str, Contact]:
-        """Return how those may be reached that are not, and are not heard of either: what comes
-        from a peer says where it is, and one that answers late is no nearer elsewhere."""
+        """Return how those may be reached that are not: there are few, most of the time."""
         me, mesh = self.me, self.view.statements.mesh
         if me is None or mesh is None or not self._configured:
             return {}
@@ -394,7 +392,6 @@ class MeshNode:
             )
             for name, node in self._others().items()
             if node.record is not None and name not in reachable
-            if node.record.wireguard[0] not in self._audible
         }
 
     async def _bind(self) -> None:
@@ -434,7 +431,6 @@ class MeshNode:
         before, tunnel = self._counted, self.kernel_state.tunnel
         self._counted = tunnel.status if tunnel else {}
         deaf = set(silent(before, self._counted))
-        self._audible = heard(before, self._counted)
         for name, node in self._others().items() if deaf else ():
             reachable = self.liveness.reach(name) is Reach.REACHABLE
             if reachable and node.record and node.record.wireguard[0] in deaf:

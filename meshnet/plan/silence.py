@@ -1,4 +1,4 @@
-"""Pure. Which peers say something, and which get packets and say nothing, by what WireGuard counts.
+"""Pure. Which peers get packets and say nothing, by what WireGuard counts.
 
 Whoever is sent something answers in some way, and be it by the keepalive that WireGuard sends for
 it after ten seconds. So silence proves nothing, but it is a reason to ask.
@@ -21,12 +21,3 @@ def silent(before: Status, after: Status) -> list[PublicKey]:
         for key, now in after.items()
         if (then := before.get(key)) and now.sent > then.sent and now.received == then.received
     ]
-
-
-def heard(before: Status, after: Status) -> frozenset[PublicKey]:
-    """Return the peers from which something came between two looks: there is a way from them."""
-    return frozenset(
-        key
-        for key, now in after.items()
-        if (then := before.get(key)) and now.received > then.received
-    )

@@ -16,7 +16,7 @@ from meshnet.model.keys import PublicKey
 from meshnet.model.records import Candidate
 from meshnet.paths.endpoints import HEAD_START, TRY_FOR, Contact, Endpoints, ranked
 from meshnet.paths.liveness import ANSWER_LIMIT, MISSES, SLOWEST, Liveness, Reach
-from meshnet.plan.silence import heard, silent
+from meshnet.plan.silence import silent
 from meshnet.plan.state import PeerStatus
 from meshnet.wire.probe import ANSWER, ASK, HINT_LIMIT, Hint, Probe
 
@@ -268,7 +268,6 @@ def test_a_peer_that_gets_packets_and_says_nothing_is_named() -> None:
         key[3]: PeerStatus(1.0, received=0, sent=100),
     }
     assert silent(before, after) == [key[0]]
-    assert heard(before, after) == {key[1]}
 
 
 def test_a_rest_is_as_long_as_the_round_and_longer_where_others_had_the_core() -> None:
