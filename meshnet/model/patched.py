@@ -21,7 +21,7 @@ MOST = 1024
 
 
 class Patched(dict[K, V]):
-    """`origin` with some keys set anew, or taken away (None). Never changed once it is made."""
+    """`origin` with some keys set anew, or taken away (None). Not changed once it is handed out."""
 
     __slots__ = ("_steps", "_version")
 

@@ -51,12 +51,12 @@ MANY, MOST = 0.4, 0.8
 """Shares of missed answers above which a node waits longer, and from which it waits LONGEST times
 as long."""
 LONGEST = 5.0
+MEMORY = 0.1
+"""Weight of one probe in that share: three misses in a row are no more than 0.27."""
 BRIEF = 10.0
 """Seconds within which a peer that was lost is back when it was slow and not gone."""
 SLOWEST = 5.0
 """Seconds at most for which an answer is waited for on a path that is known to be slow."""
-MEMORY = 0.1
-"""Weight of one probe in that share: three misses in a row are no more than 0.27."""
 TOLERABLE, WORST = 0.1, 0.4
 """Seconds by which turns may be late, on average, before a node asks half as often, and beyond
 which it makes no more difference."""

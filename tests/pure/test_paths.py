@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnet.agent.waiting import LONGEST_REST, MOST_RESTS, rest
 from meshnet.errors import BadInput
 from meshnet.model.addresses import Endpoint
 from meshnet.model.keys import PublicKey
@@ -157,6 +156,19 @@ def test_a_node_to_which_all_answers_are_late_learns_to_wait_and_loses_nobody() 
     assert liveness.reachable == peers
 
 
+def test_a_node_that_loses_all_at_once_doubts_itself_and_waits_longer() -> None:
+    liveness, peers = Liveness(), {f"n{number}" for number in range(20)}
+    liveness.set_peers(peers, 0.0)
+    now = run(liveness, 0.0, 10.0, peers)
+    assert not liveness.is_deaf
+    now = run(liveness, now, 3.0, set())
+    assert liveness.is_deaf
+    assert liveness.answer_limit > 2 * ANSWER_LIMIT
+    run(liveness, now, 60.0, peers)
+    assert not liveness.is_deaf
+    assert liveness.reachable == peers
+
+
 def test_a_peer_that_dies_alone_is_given_no_more_time_than_ever() -> None:
     for others in (0, 1, 5):
         liveness, peers = Liveness(), {f"n{number}" for number in range(others + 1)}
@@ -164,7 +176,7 @@ def test_a_peer_that_dies_alone_is_given_no_more_time_than_ever() -> None:
         now = run(liveness, 0.0, 10.0, peers)
         run(liveness, now, 1.0 + MISSES * ANSWER_LIMIT + 0.2, peers - {"n0"})
         assert liveness.reachable == peers - {"n0"}
-        assert liveness.answer_limit == ANSWER_LIMIT
+        assert not liveness.is_deaf
 
 
 def test_a_path_that_becomes_slow_and_uneven_is_no_path_that_is_gone() -> None:
@@ -268,14 +280,6 @@ def test_a_peer_that_gets_packets_and_says_nothing_is_named() -> None:
         key[3]: PeerStatus(1.0, received=0, sent=100),
     }
     assert silent(before, after) == [key[0]]
-
-
-def test_a_rest_is_as_long_as_the_round_and_longer_where_others_had_the_core() -> None:
-    assert rest(0.010, 0.010) == pytest.approx(0.010)
-    assert rest(0.020, 0.010) == pytest.approx(0.040)
-    assert rest(1.0, 0.02) == pytest.approx(MOST_RESTS)
-    assert rest(60.0, 1.0) == LONGEST_REST
-    assert rest(0.0001, 0.0) == pytest.approx(0.0001)
 
 
 def test_an_answer_with_another_nonce_says_nothing() -> None:
