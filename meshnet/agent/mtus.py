@@ -150,6 +150,9 @@ class Mtus:
             self._answered(node, SizeProbe.parse(data).nonce)
 
     def _answered(self, node: str, nonce: int) -> None:
-        if self._sizes.answered(node, nonce, time.monotonic()):
+        now = time.monotonic()
+        due = self._sizes.next_event(now)
+        if self._sizes.answered(node, nonce, now):
             self._changed()
-        self._wake.set()
+        if self._sizes.next_event(now) < due:
+            self._wake.set()

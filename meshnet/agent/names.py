@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,8 @@ DNS_PORT = 53
 RETRY = 1.0
 LOOK_AROUND = 30.0
 """Seconds after which listeners and upstreams are looked at though nothing changed."""
+UPSTREAMS_AGAIN = 2.0
+"""Seconds between two looks at the host's own DNS servers, at least: changes come in crowds."""
 
 
 class Names:
@@ -52,6 +55,7 @@ class Names:
         self._tables: Mapping[str, Table] = {}
         self._listening: set[tuple[str, str]] = set()
         self._upstreams: tuple[str, ...] = ()
+        self._upstreams_at = 0.0
         self._started = False
         self._error = ""
         node.followers.append(self._changed.set)
@@ -91,6 +95,10 @@ class Names:
         return sorted(self._node.attachments.networks() & self._node.view.networks.keys())
 
     async def _point_upstreams(self) -> None:
+        now = time.monotonic()
+        if now - self._upstreams_at < UPSTREAMS_AGAIN:
+            return
+        self._upstreams_at = now
         upstreams = host_upstreams(self._own_addresses()) if self._forward else ()
         if upstreams != self._upstreams:
             await self._feed.set_upstreams(upstreams)

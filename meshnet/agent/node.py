@@ -62,6 +62,8 @@ GIVE_WAY = 0.02
 interpreter, and somebody may wait for the pass."""
 ANSWER = 0.001
 """Seconds for whoever waited for that pass to be answered."""
+SHORTEST_WORK = 0.001
+"""Seconds of work below which it is not told how crowded a core is."""
 LONGEST_NAP = 30.0
 
 
@@ -202,6 +204,7 @@ class MeshNode:
         self.sightings.moved(self._own_addresses(), time.monotonic())
         self.mtus.set_underlay(self._underlay)
         if self._underlay != before:
+            self.endpoints.moved()
             self.changed()
 
     def _own_addresses(self) -> set[Address]:
@@ -297,9 +300,8 @@ class MeshNode:
             self._changed.clear()
             started, worked = time.monotonic(), time.thread_time()
             await self.settle()
-            rested = time.monotonic() + rest(
-                time.monotonic() - started, time.thread_time() - worked
-            )
+            ended, worked = time.monotonic(), max(time.thread_time() - worked, SHORTEST_WORK)
+            rested = ended + rest(worked + self.reconciler.worked, (ended - started) / worked)
 
     def _nap(self) -> float:
         now = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-LONGEST_REST = 8.0
+LONGEST_REST = 30.0
 MOST_RESTS = 4.0
 
 
@@ -21,12 +21,13 @@ async def happened(event: asyncio.Event, limit: float) -> bool:
     return event.is_set()
 
 
-def rest(took: float, worked: float) -> float:
-    """Return the seconds to rest after a round that took so many, and worked in so many of them.
+def rest(spent: float, crowding: float) -> float:
+    """Return the seconds to rest after a round that has cost so many of processor time.
 
-    A rest is as long as the round, and up to MOST_RESTS times as long when others had the core for
-    most of it: on a slow or busy machine a burst costs few rounds, and a change that comes alone
-    waits for nothing. Many agents on one core would have no time for anything else.
+    `crowding` is how many times as long it took, for others had the core. A rest is as long as the
+    round was, and up to MOST_RESTS times as long when they had it for most of the time: on a slow
+    or busy machine a burst costs few rounds, and a change that comes alone waits for nothing. Many
+    agents on one core would have no time for anything else.
     """
-    times = min(took / max(worked, 0.001), MOST_RESTS)
-    return min(took * max(times, 1.0), LONGEST_REST)
+    crowding = max(1.0, crowding)
+    return min(spent * crowding * min(crowding, MOST_RESTS), LONGEST_REST)

@@ -10,8 +10,10 @@ A node that comes back from a restart begins with all it knew before. They may h
 ended with its kernel, and WireGuard notices that a peer is deaf only after fifteen seconds.
 
 Candidates are tried in turn, best guess first, each for TRY_FOR seconds (WireGuard repeats a
-handshake every five). A peer that has been heard of through the tunnel is left alone: roaming
-belongs to WireGuard.
+handshake every five). A peer that all of them have failed twice is most likely off, and each is
+tried for longer from then on: a mesh with many nodes that are off would have all others change
+their kernel all the time. When it comes back it begins. A peer that has been heard of through the
+tunnel is left alone: roaming belongs to WireGuard.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from meshnet.model.addresses import Address, Endpoint, Interface, Prefix
 from meshnet.model.records import Candidate
 
 HEAD_START = 0.5
-TRY_FOR = 5.5
+TRY_FOR, DOUBLINGS = 5.5, 3
+"""Seconds for which a candidate is tried, and how many times that is doubled in the end."""
 
 _TRUST = {"static": 0, "local": 1, "mapped": 2, "stun": 3, "observed": 4}
 
@@ -43,12 +46,22 @@ class _Attempt:
     index: int = -1
     changed_at: float = 0.0
 
+    @property
+    def ends(self) -> float:
+        """When the candidate whose turn it is has been tried for long enough."""
+        rounds = self.index // len(self.contact.candidates)
+        return self.changed_at + TRY_FOR * (1 << min(max(0, rounds - 1), DOUBLINGS))
+
 
 class Endpoints:
     """The attempts under way, by node id."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempt] = {}
+
+    def moved(self) -> None:
+        """This host is elsewhere: what has failed may work now."""
+        self._attempts.clear()
 
     def step(
         self, contacts: Mapping[str, Contact], reachable: frozenset[str], now: float
@@ -72,7 +85,7 @@ class Endpoints:
         if attempt.index < 0:
             if not contact.begin and now - attempt.since < HEAD_START:
                 return None
-        elif now - attempt.changed_at < TRY_FOR or len(contact.candidates) == 1:
+        elif now < attempt.ends or len(contact.candidates) == 1:
             return contact.candidates[attempt.index % len(contact.candidates)]
         attempt.index += 1
         attempt.changed_at = now
@@ -88,7 +101,7 @@ def _due(attempt: _Attempt) -> float | None:
     """Return when an attempt takes its next turn by itself; a single candidate has no next."""
     if attempt.index < 0:
         return attempt.since + HEAD_START if attempt.contact.candidates else None
-    return attempt.changed_at + TRY_FOR if len(attempt.contact.candidates) > 1 else None
+    return attempt.ends if len(attempt.contact.candidates) > 1 else None
 
 
 def ranked(

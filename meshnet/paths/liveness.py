@@ -57,9 +57,10 @@ BRIEF = 10.0
 """Seconds within which a peer that was lost is back when it was slow and not gone."""
 SLOWEST = 5.0
 """Seconds at most for which an answer is waited for on a path that is known to be slow."""
-TOLERABLE, WORST = 0.1, 0.4
+TOLERABLE, WORST = 0.1, 2.0
 """Seconds by which turns may be late, on average, before a node asks half as often, and beyond
-which it makes no more difference."""
+which it makes no more difference. Where many share a starved core, what all of them ask and answer
+is what starves it: asking rarely is the way out."""
 LATE = ANSWER_LIMIT
 """Seconds by which a verdict may be late and still count: later than that it is our own fault."""
 EAGER = 0.1

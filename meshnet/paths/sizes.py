@@ -112,16 +112,23 @@ class Sizes:
 
     def next_event(self, now: float) -> float:
         """Return the seconds until `step` has something to do."""
+        while self._agenda and not self._is_due(*self._agenda[0]):
+            heapq.heappop(self._agenda)
         return max(0.0, self._agenda[0][0] - now) if self._agenda else CONFIRM_EVERY
+
+    def _is_due(self, at: float, node: str) -> bool:
+        """Say whether an entry of the agenda holds still."""
+        peer = self._peers.get(node)
+        return peer is not None and peer.at == at and node in self._reachable
 
     def step(self, now: float) -> tuple[list[Ask], bool]:
         """Begin the rounds that are due and end those whose time is over."""
         asks, changed = [], False
         while self._agenda and self._agenda[0][0] <= now:
             at, node = heapq.heappop(self._agenda)
-            peer = self._peers.get(node)
-            if peer is None or peer.at != at or node not in self._reachable:
+            if not self._is_due(at, node):
                 continue
+            peer = self._peers[node]
             if peer.asked:
                 changed |= self._judge(node, peer, now)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -325,6 +326,32 @@ def test_a_peer_that_is_lost_again_starts_over_with_the_best_candidate() -> None
     endpoints.step(contact, frozenset(), 0.0)
     endpoints.step(contact, frozenset({"p"}), 1.0)
     assert endpoints.step(contact, frozenset(), 50.0) == {"p": A}
+
+
+def turns(endpoints: Endpoints, seconds: int) -> list[int]:
+    """Return when another candidate is tried in so many seconds."""
+    contact, found, last = {"p": Contact((A, B), begin=True)}, [], None
+    for now in range(seconds):
+        chosen = endpoints.step(contact, frozenset(), float(now))["p"]
+        if chosen != last:
+            found.append(now)
+        last = chosen
+    return found
+
+
+def test_a_peer_that_is_off_for_long_is_tried_more_and_more_rarely() -> None:
+    found = turns(Endpoints(), 100_000)
+    pauses = [later - sooner for sooner, later in pairwise(found)]
+    assert pauses[:4] == [6, 6, 6, 6]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 44
+
+
+def test_after_a_move_all_is_tried_again_at_once() -> None:
+    endpoints = Endpoints()
+    turns(endpoints, 1000)
+    endpoints.moved()
+    assert turns(endpoints, 14) == [0, 6, 12]
 
 
 def test_a_peer_with_nothing_else_to_try_keeps_nobody_awake() -> None:
