@@ -62,8 +62,8 @@ GIVE_WAY = 0.02
 interpreter, and somebody may wait for the pass."""
 ANSWER = 0.001
 """Seconds for whoever waited for that pass to be answered."""
-SHORTEST_WORK = 0.001
-"""Seconds of work below which it is not told how crowded a core is."""
+LATE_WEIGHT = 0.3
+"""Of one round, in how late timers come on average."""
 LONGEST_NAP = 30.0
 
 
@@ -291,17 +291,18 @@ class MeshNode:
             self.listen_port = self.machine.find_free_port(self.settings.listen_port)
 
     async def _follow(self) -> None:
-        rested = 0.0
+        rested = late = 0.0
         while True:
             if await happened(self._changed, self._nap()):
-                await asyncio.sleep(max(SETTLE, rested - time.monotonic()))
+                due = max(time.monotonic() + SETTLE, rested)
+                await asyncio.sleep(due - time.monotonic())
+                late += LATE_WEIGHT * (time.monotonic() - due - late)
                 await self.reconciler.idle(GIVE_WAY)
                 await asyncio.sleep(ANSWER)
             self._changed.clear()
-            started, worked = time.monotonic(), time.thread_time()
+            started = time.monotonic()
             await self.settle()
-            ended, worked = time.monotonic(), max(time.thread_time() - worked, SHORTEST_WORK)
-            rested = ended + rest(worked + self.reconciler.worked, (ended - started) / worked)
+            rested = time.monotonic() + rest(time.monotonic() - started, late)
 
     def _nap(self) -> float:
         now = time.monotonic()

@@ -50,13 +50,12 @@ RETRY_FIRST, RETRY_LAST = 0.2, 10.0
 
 @dataclass(slots=True)
 class Outcome:
-    """What one pass did, and in how many seconds; `worked` is processor time."""
+    """What one pass did."""
 
     operations: list[Operation] = field(default_factory=list)
     failed: list[tuple[Operation, MeshnetError]] = field(default_factory=list)
     seconds: float = 0.0
     reading: float = 0.0
-    worked: float = 0.0
     audit: bool = False
     unread: str = ""
 
@@ -95,8 +94,6 @@ class Reconciler:
         self._retry = RETRY_FIRST
         self.repairs: dict[str, int] = {}
         self.last = 0.0
-        self.worked = 0.0
-        """Seconds of processor time that the last pass has cost."""
         self.failing: list[str] = []
 
     @property
@@ -174,18 +171,11 @@ class Reconciler:
 
     def _pass(self, want: Host, *, remove: bool) -> Outcome:
         """Plan and apply; against the kernel when an audit is due, else against the last pass."""
-        began = time.thread_time()
         audit = self._settled is None or time.monotonic() >= self._audit_at
         outcome = Outcome(audit=audit)
-        self._carry_out(want, outcome, remove=remove)
-        outcome.worked = time.thread_time() - began
-        return outcome
-
-    def _carry_out(self, want: Host, outcome: Outcome, *, remove: bool) -> None:
-        audit = outcome.audit
         have = self._read(outcome) if audit else self._settled
         if have is None:
-            return
+            return outcome
         known = spared(want, have, self._equal) if audit else have
         for operation in plan(want, known, remove=remove):
             try:
@@ -197,6 +187,7 @@ class Reconciler:
             self._equal = known, have
         if audit and remove and not outcome.operations:
             self._equal = want, have
+        return outcome
 
     def _read(self, outcome: Outcome) -> Host | None:
         """Read the kernel; an audit that is asked for, or follows a failure, trusts no silence."""
@@ -214,7 +205,7 @@ class Reconciler:
         return have
 
     def _report(self, want: Host, outcome: Outcome) -> None:
-        self.last, self.worked = time.time(), outcome.worked
+        self.last = time.time()
         self._count(outcome, drifted=outcome.audit and want == self._settled)
         self.failing = [f"{operation}: {error.whole}" for operation, error in outcome.failed]
         self.failing += [outcome.unread] if outcome.unread else []

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 
 LONGEST_REST = 30.0
-MOST_RESTS = 4.0
+RESTS = 10.0
+"""How many times as long to rest as timers are late."""
 
 
 async def happened(event: asyncio.Event, limit: float) -> bool:
@@ -21,13 +22,13 @@ async def happened(event: asyncio.Event, limit: float) -> bool:
     return event.is_set()
 
 
-def rest(spent: float, crowding: float) -> float:
-    """Return the seconds to rest after a round that has cost so many of processor time.
+def rest(took: float, late: float) -> float:
+    """Return the seconds to rest after a round that took so many.
 
-    `crowding` is how many times as long it took, for others had the core. A rest is as long as the
-    round was, and up to MOST_RESTS times as long when they had it for most of the time: on a slow
-    or busy machine a burst costs few rounds, and a change that comes alone waits for nothing. Many
-    agents on one core would have no time for anything else.
+    `late` is by how many seconds our timers come late, for as long as that others have the core. A
+    rest is as long as the round, and longer by far on a crowded core: a burst costs few rounds
+    there, and a change that comes alone waits for nothing. Many agents on one core would have no
+    time for anything else. (Processor time would tell as well, but there are kernels that count it
+    in hundredths of a second.)
     """
-    crowding = max(1.0, crowding)
-    return min(spent * crowding * min(crowding, MOST_RESTS), LONGEST_REST)
+    return min(took + RESTS * late, LONGEST_REST)
