@@ -27,6 +27,7 @@ from meshnet.errors import BadInput, MeshnetError, NotFound
 from meshnet.linux import foreign, netns, probe
 from meshnet.linux.backend import pick_backend
 from meshnet.linux.kernel import LinuxKernel
+from meshnet.linux.neighbours import turned_away
 from meshnet.linux.sysctl import tracked
 from meshnet.linux.ways import ways
 from meshnet.linux.wireguard import is_port_free
@@ -100,6 +101,7 @@ class Doctor:
     async def examine(self, a: str, b: str) -> Diagnosis:
         """Return what is wrong with this node, or between `a` and `b`; both '' or neither."""
         here, peer = self._ends(a, b)
+        before = turned_away()
         evidence = await self._known(here, peer)
         tried = await self._try(evidence)
         reached = None if tried.answered is False else await self._reach(evidence)
@@ -108,6 +110,7 @@ class Doctor:
             tried=replace(tried, reached=reached),
             unreachable=await self._unreachable(evidence),
             asked=await self._ask_dns(),
+            turned_away=(turned_away() or 0) - (before or 0),
         )
         drops = await asyncio.to_thread(lambda: tuple(self._drops(evidence)))
         return diagnose(replace(evidence, drops=drops))

@@ -90,8 +90,8 @@ class Evidence:
     runs; it alone knows what the kernel has `refused` it, why this host is `absent` from a network
     it should be on, with what to do, and what is `unwritten`. `peer` and `here` are None without
     arguments. `underlay` are the host's links and addresses that are not ours, `endpoint` is the
-    peer's, with the link it is sent to by, '' for none. `tracked` is how many connections the
-    kernel tracks, and how many it may.
+    peer's, with the link it is sent to by, '' for none. `turned_away` is how many neighbours the
+    kernel had no room for meanwhile, `tracked` how many connections it tracks, and how many it may.
     """
 
     now: int
@@ -121,6 +121,7 @@ class Evidence:
     ways: tuple[Way, ...] = ()
     underlay: tuple[tuple[str, Interface], ...] | None = None
     endpoint: tuple[Endpoint, str] | None = None
+    turned_away: int = 0
     tracked: tuple[int, int] | None = None
     refused: tuple[str, ...] = ()
     absent: tuple[str, str] | None = None

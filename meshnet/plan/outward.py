@@ -19,7 +19,8 @@ from meshnet.wire.local import Finding
 
 
 def check_underlay(evidence: Evidence) -> Finding | None:
-    """This host has an address outside the mesh, and a way to the peer's endpoint."""
+    """This host has an address outside the mesh, a way to the peer's endpoint, and room for the
+    neighbours it meets there."""
     if evidence.underlay is None:
         return None
     if not evidence.underlay:
@@ -43,6 +44,14 @@ def check_underlay(evidence: Evidence) -> Finding | None:
             "underlay",
             f"there is no route to {evidence.endpoint[0]}, where the peer is",
             "Give this host one: see `ip route`.",
+        )
+    if evidence.turned_away:
+        return wrong(
+            "underlay",
+            "the kernel's table of neighbours is full: packets to other hosts on the links of this"
+            " one are dropped",
+            "Make it larger: sysctl -w net.ipv4.neigh.default.gc_thresh3=8192"
+            " net.ipv6.neigh.default.gc_thresh3=8192.",
         )
     usable = zip(evidence.underlay, inside, strict=True)
     named = [f"{address.ip} on {link}" for (link, address), prefix in usable if prefix is None]

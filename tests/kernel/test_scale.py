@@ -37,7 +37,20 @@ nsenter --net={SEGMENT[1].removeprefix("--net=")} sh -euc '
 
 
 @pytest.fixture(scope="module")
-def crowd(mesh: Mesh) -> Iterator[Mesh]:
+def room() -> Iterator[None]:
+    """Hosts of a lab share one table of neighbours with the kernel they run on. It holds 1,024 (of
+    each family) unless told otherwise, which is 33 hosts on one subnet that know each other."""
+    limits = sorted(Path("/proc/sys/net").glob("ipv?/neigh/default/gc_thresh?"), reverse=True)
+    before = {path: path.read_text() for path in limits}
+    for path in limits:
+        path.write_text(str(max(int(before[path]), 4 * COUNT * COUNT)))
+    yield
+    for path in reversed(limits):
+        path.write_text(before[path])
+
+
+@pytest.fixture(scope="module")
+def crowd(room: None, mesh: Mesh) -> Iterator[Mesh]:
     """The mesh of all scenes in here, and for a while as many nodes more as are asked for."""
     started = time.monotonic()
     token = mesh.coordinator.token("--uses", str(COUNT))

@@ -262,6 +262,11 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str]] = {
         "underlay",
         "there is no route to 192.0.2.2:51820, where the peer is",
     ),
+    "a full table of neighbours": (
+        {"turned_away": 3},
+        "underlay",
+        "the kernel's table of neighbours is full",
+    ),
     "a drop": (
         {"drops": (drop(),), "tried": Tried(answered=False)},
         "firewall",
