@@ -2,31 +2,40 @@
 
 Where one is full (`net.ipv4.neigh.default.gc_thresh3`, 1,024 unless told otherwise), packets to
 further hosts on the same links are dropped without a word to anybody but a counter. Entries that
-are permanent, as all of ours are, take no room.
+are permanent, as all of ours are, take no room. The layouts are those of linux/neighbour.h.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import struct
+from collections.abc import Iterable
 
-STATISTICS = Path("/proc/1/net/stat")
-"""Told in the namespace the kernel has started with, and there for all."""
-TABLES = ("arp_cache", "ndisc_cache")
-COLUMN = "table_fulls"
+from meshnet.errors import KernelRefused
+from meshnet.linux.netlink import Netlink, attributes, message
+
+RTM_GETNEIGHTBL = 66
+_NDTA_STATS = 7
+_HEAD = struct.Struct("=BxH")
+_TABLE_FULLS = struct.Struct("=80xQ")
+"""The last of the eleven counters in a struct ndt_stats."""
 
 
 def turned_away() -> int | None:
     """Return for how many neighbours there was no room since the kernel started; None: not told."""
-    counts = [_count(STATISTICS / table) for table in TABLES]
-    told = [count for count in counts if count is not None]
-    return sum(told) if told else None
-
-
-def _count(path: Path) -> int | None:
-    """Read one table's counter: a line of names, then one of hexadecimal numbers for each CPU."""
     try:
-        names, *lines = path.read_text().splitlines()
-        column = names.split().index(COLUMN)
-        return sum(int(line.split()[column], 16) for line in lines)
-    except (OSError, ValueError, IndexError):
+        with Netlink() as netlink:
+            query = message(RTM_GETNEIGHTBL, 0, _HEAD.pack(0, 0))
+            return count(netlink.dump(query, "dump the tables of neighbours"))
+    except KernelRefused:
         return None
+
+
+def count(bodies: Iterable[bytes]) -> int | None:
+    """Add up what all tables say; None where none of them does. A table also has a body for each
+    link, which says nothing of this."""
+    found = [
+        _TABLE_FULLS.unpack_from(stats)[0]
+        for body in bodies
+        if len(stats := attributes(body[_HEAD.size :]).get(_NDTA_STATS, b"")) >= _TABLE_FULLS.size
+    ]
+    return sum(found) if found else None
