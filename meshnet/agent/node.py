@@ -30,7 +30,7 @@ from meshnet.agent.prober import Prober
 from meshnet.agent.reconciler import Outcome, Reconciler, is_port_clash
 from meshnet.agent.report import Scene
 from meshnet.agent.storage import StateDir
-from meshnet.agent.waiting import happened, rest
+from meshnet.agent.waiting import Lateness, happened, rest
 from meshnet.model.addresses import Address, Endpoint, Prefix
 from meshnet.model.facts import Fact
 from meshnet.model.keys import PrivateKey, PublicKey
@@ -62,8 +62,6 @@ GIVE_WAY = 0.02
 interpreter, and somebody may wait for the pass."""
 ANSWER = 0.001
 """Seconds for whoever waited for that pass to be answered."""
-LATE_WEIGHT = 0.3
-"""Of one round, in how late timers come on average."""
 LONGEST_NAP = 30.0
 
 
@@ -291,18 +289,18 @@ class MeshNode:
             self.listen_port = self.machine.find_free_port(self.settings.listen_port)
 
     async def _follow(self) -> None:
-        rested = late = 0.0
+        rested, late = 0.0, Lateness()
         while True:
             if await happened(self._changed, self._nap()):
                 due = max(time.monotonic() + SETTLE, rested)
                 await asyncio.sleep(due - time.monotonic())
-                late += LATE_WEIGHT * (time.monotonic() - due - late)
+                late.add(time.monotonic() - due)
                 await self.reconciler.idle(GIVE_WAY)
                 await asyncio.sleep(ANSWER)
             self._changed.clear()
             started = time.monotonic()
             await self.settle()
-            rested = time.monotonic() + rest(time.monotonic() - started, late)
+            rested = time.monotonic() + rest(time.monotonic() - started, late.typical)
 
     def _nap(self) -> float:
         now = time.monotonic()

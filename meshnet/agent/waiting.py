@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 
+FEW = 5
 LONGEST_REST = 30.0
 RESTS = 10.0
 """How many times as long to rest as timers are late."""
@@ -20,6 +22,21 @@ async def happened(event: asyncio.Event, limit: float) -> bool:
         async with asyncio.timeout(max(0.0, limit)):
             await event.wait()
     return event.is_set()
+
+
+class Lateness:
+    """By how many seconds timers come late: the median of the last few, for one long standstill
+    (a stopped process, a suspended machine) says nothing of how crowded a core is."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque([0.0], maxlen=FEW)
+
+    def add(self, seconds: float) -> None:
+        self._last.append(seconds)
+
+    @property
+    def typical(self) -> float:
+        return sorted(self._last)[len(self._last) // 2]
 
 
 def rest(took: float, late: float) -> float:

@@ -187,10 +187,12 @@ class Liveness:
 
     def due(self, now: float) -> Iterator[tuple[str, int]]:
         """Yield (node, nonce) of every probe to send now; each counts as sent."""
-        ripe = set()
+        ripe, late = set(), 0.0
         while (entry := self._first_probe()) and entry[0] <= now:
-            self._late += 0.1 * (now - entry[0] - self._late)
+            late = max(late, now - entry[0])
             ripe.add(heappop(self._probes)[1])
+        if ripe:
+            self._late += 0.1 * (min(late, WORST) - self._late)
         for node in sorted(ripe):
             peer = self._peers[node]
             self._nonce += 1

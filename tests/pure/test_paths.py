@@ -82,6 +82,20 @@ def test_who_was_not_looking_takes_nobody_out_and_asks_nobody_twice() -> None:
     assert liveness.reachable == peers - {"n7"}
 
 
+def test_one_long_standstill_makes_a_node_ask_a_little_more_rarely_and_not_for_long() -> None:
+    liveness = Liveness()
+    peers = {f"n{number}" for number in range(50)}
+    liveness.set_peers(peers, 0.0)
+    now = run(liveness, 0.0, 20.0, peers)
+    calm = liveness.strain
+
+    now = run(liveness, now + 3600.0, 0.1, peers)
+
+    assert calm < 1.1 < liveness.strain <= 3.1
+    run(liveness, now, 20.0, peers)
+    assert liveness.strain < 1.5
+
+
 def test_nobody_is_forgotten_and_nothing_piles_up_whatever_happens() -> None:
     chance = random.Random(1)
     liveness = Liveness()
