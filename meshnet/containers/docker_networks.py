@@ -105,7 +105,11 @@ class Networks:
 
     def uses(self, network: str) -> bool:
         """Say whether one of Docker's networks is this one of the mesh."""
-        return any(known.network == network for known in self._known.values())
+        return bool(self.of(network))
+
+    def of(self, network: str) -> list[str]:
+        """Return the ids of those that are this network of the mesh."""
+        return sorted(key for key, known in self._known.items() if known.network == network)
 
     def plain(self) -> list[str]:
         """Return the ids of those that are to be made anew."""
@@ -228,6 +232,13 @@ class Remaker:
 
     def _spec(self, state: protocol.NetworkState) -> dict[str, Any]:
         name = protocol.mesh_name(state)
+        if twin := self._twin(state, name):
+            raise BadInput(
+                f"Docker's networks {twin} and {state.name} would both be network {name} of the"
+                " mesh",
+                f"Remove the network and give it another name, or have it be the same network with"
+                f" -o {protocol.NETWORK_OPTION}={name}.",
+            )
         self._pools = self._pools or self._engine.pools()
         chosen = protocol.chosen_prefixes(state, self._pools)
         network = mesh_network(self._agent, name, chosen)
@@ -238,6 +249,20 @@ class Remaker:
                 "Remove the network and make it with one of them, or without --subnet.",
             )
         return protocol.remade(state, network)
+
+    def _twin(self, state: protocol.NetworkState, name: str) -> str:
+        """Return the name of another network here that is the same one of the mesh only because
+        names of the mesh tell less apart; '' for none, or where that is asked for."""
+        if (state.options or {}).get(protocol.NETWORK_OPTION):
+            return ""
+        for other in self._networks.of(name):
+            try:
+                known = self._engine.network(other).name
+            except NotFound:
+                continue
+            if known != state.name and protocol.label_of(known) == name:
+                return known
+        return ""
 
     def _note(self, network_id: str, error: MeshnetError) -> None:
         known, why = self._networks.get(network_id), error.whole

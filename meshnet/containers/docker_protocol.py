@@ -210,16 +210,22 @@ def is_plain(message: Message) -> bool:
 
 
 def mesh_name(state: NetworkState) -> str:
-    """Return the name on the mesh of a plain network: by our option, or by its own name.
+    """Return the name on the mesh of a plain network: by our option, or by its own name."""
+    told = (state.options or {}).get(NETWORK_OPTION, "")
+    return check_name(told or label_of(state.name), "network")
+
+
+def label_of(name: str) -> str:
+    """Return what a name of Docker's is as a label.
 
     A label ends where Docker's names may go on: what is cut off makes a difference all the same.
     """
-    told, own = (state.options or {}).get(NETWORK_OPTION, ""), state.name.replace(".", "-")
+    own = name.replace(".", "-")
     label = label_from(own)
-    if len(own) > LABEL_LIMIT:
-        digest = sha256(state.name.encode()).hexdigest()[:8]
-        label = f"{label[: LABEL_LIMIT - 9].rstrip('-')}-{digest}"
-    return check_name(told or label, "network")
+    if len(own) <= LABEL_LIMIT:
+        return label
+    digest = sha256(name.encode()).hexdigest()[:8]
+    return f"{label[: LABEL_LIMIT - 9].rstrip('-')}-{digest}"
 
 
 def told_network(state: NetworkState) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -282,6 +283,10 @@ def test_a_plain_network_that_cannot_be_is_refused_with_the_reason(
     mesh: Mesh, dockers: Dockers
 ) -> None:
     docker = dockers["n1"]
+
+    def says(words: tuple[str, ...]) -> str:
+        return docker.host.run("/usr/bin/docker", *words, check=False).stderr
+
     meshnet(mesh.coordinator.host, "network", "create", "taken", "--prefix", "10.60.0.0/24")
     ranged = ("--subnet=10.61.0.0/24", "--ip-range=10.61.0.0/25", "ranged")
     for options, reason in (
@@ -290,13 +295,20 @@ def test_a_plain_network_that_cannot_be_is_refused_with_the_reason(
     ):
         docker("network", "create", "-d", "meshnet", *options)
         words = ("run", "--rm", "--network", options[-1], IMAGE, "/bin/true")
-
-        def says(words: tuple[str, ...] = words) -> str:
-            return docker.host.run("/usr/bin/docker", *words, check=False).stderr
-
-        wait_until(lambda reason=reason, says=says: reason in says(), 5, says)
+        said = partial(says, words)
+        wait_until(lambda reason=reason, said=said: reason in said(), 5, said)
         assert ipam(docker, options[-1]) == "default"
         docker("network", "rm", options[-1])
+    docker("network", "create", "-d", "meshnet", "shop-net")
+    docker("network", "create", "-d", "meshnet", "shop_net")
+    words = ("run", "--rm", "--network", "shop_net", IMAGE, "/bin/true")
+    reason = "Docker's networks shop-net and shop_net would both be network shop-net of the mesh"
+    wait_until(lambda: reason in says(words), 5, lambda: says(words))
+    docker("network", "rm", "shop-net")
+    wait_until(lambda: ipam(docker, "shop_net") == "meshnet", 20, "the other's turn has come")
+    docker("network", "create", "-d", "meshnet", "-o", "meshnet.network=shop-net", "same")
+    wait_until(lambda: ipam(docker, "same") == "meshnet", 5, "it is asked for by name")
+    docker("network", "rm", "shop_net", "same")
     unnamed = ("network", "create", "-d", "meshnet", "--ipam-driver", "meshnet", "unnamed")
     assert (
         "--ipam-opt meshnet.network=NAME"

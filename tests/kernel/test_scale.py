@@ -1,7 +1,7 @@
 """Shell. A full mesh of real nodes: every pair answers, and one node more changes nothing for them.
 
-MESHNET_SCALE is how many nodes, 4 unless it says otherwise; fifty need 12 GiB and two CPUs in the guest.
-What it took is printed (`pytest -s`).
+MESHNET_SCALE is how many nodes, 4 unless it says otherwise; fifty need 12 GiB and two CPUs in the
+guest. What it took is printed (`pytest -s`).
 """
 
 from __future__ import annotations
