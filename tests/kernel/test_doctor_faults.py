@@ -1,4 +1,7 @@
-"""Shell. The doctor where WireGuard is the kernel's: the same seeded faults, named the same."""
+"""Shell. The doctor where WireGuard is the kernel's: seeded faults of the tunnel, named the same.
+
+Those of bridges, entries and rules are the same kernel's on any host: see `tests/scenes`.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,42 @@ import pytest
 
 from tests.lab import wait_until
 from tests.lab.hosts import Host
+from tests.scenes import test_doctor as faults
 from tests.scenes.test_doctor import (
     Play,
     doctor,
     first,
     play,
-    test_a_foreign_nft_rule_is_named_with_its_handle,
     test_a_path_that_swallows_large_packets_is_named,
     test_a_port_that_another_program_holds_is_named,
     test_an_endpoint_that_is_not_the_peers_is_named,
     test_when_all_is_well_every_check_says_so_from_both_ends,
-    test_without_an_agent_is_named,
     wait_until_well,
 )
 
 __all__ = [
     "play",
-    "test_a_foreign_nft_rule_is_named_with_its_handle",
     "test_a_path_that_swallows_large_packets_is_named",
     "test_a_port_that_another_program_holds_is_named",
     "test_an_endpoint_that_is_not_the_peers_is_named",
     "test_when_all_is_well_every_check_says_so_from_both_ends",
-    "test_without_an_agent_is_named",
 ]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.kernel]
+
+OURS = sorted(what for what in faults.OURS if what.startswith(("tunnel", "peer", "allowed")))
+BLOCK = ("drop of our UDP port in input", "drop of our UDP port in output")
+
+
+@pytest.mark.parametrize("what", OURS)
+def test_without_an_agent_is_named(play: Play, what: str) -> None:
+    faults.test_without_an_agent_is_named(play, what)
+
+
+@pytest.mark.parametrize("what", BLOCK)
+def test_a_foreign_nft_rule_is_named_with_its_handle(play: Play, what: str) -> None:
+    faults.test_a_foreign_nft_rule_is_named_with_its_handle(play, what)
+
 
 ROOM = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 STRANGERS = """
