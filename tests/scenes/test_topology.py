@@ -88,6 +88,7 @@ def test_a_link_delays_and_loses_what_it_was_declared_to(topology: Topology) -> 
     a, b, c = lab.hosts.values()
 
     late = c.output("ping", "-n", "-c3", "-i0.1", a.address4)
+    wait_until(lambda: c.works("ping", "-n", "-c1", "-W1", b.address4), 20, "c has found b's MAC")
     lossy = c.run("ping", "-n", "-c60", "-i0.02", "-W1", b.address4, check=False).stdout
 
     assert all(60 <= float(ms) < 200 for ms in re.findall(r"time=([\d.]+)", late))
