@@ -110,7 +110,7 @@ class Doctor:
             tried=replace(tried, reached=reached),
             unreachable=await self._unreachable(evidence),
             asked=await self._ask_dns(),
-            turned_away=(turned_away() or 0) - (before or 0),
+            turned_away=_grown(before, turned_away()),
         )
         drops = await asyncio.to_thread(lambda: tuple(self._drops(evidence)))
         return diagnose(replace(evidence, drops=drops))
@@ -304,6 +304,11 @@ def _try(address: IPv4Address, source: IPv4Address, device: str, size: int) -> T
     largest = size if passes else probe.largest_echo(address, source, device, size)
     down = probe.is_closed(address, AGENT_PORT)
     return Tried(answered=True, size=size, passes=passes, largest=largest, agent_down=down)
+
+
+def _grown(before: int | None, after: int | None) -> int:
+    """Return by how much a counter has grown; 0 where it was not told both times."""
+    return 0 if before is None or after is None else after - before
 
 
 def _ipv4(attachment: Attachment) -> IPv4Address | None:
